@@ -1,0 +1,58 @@
+"""Runtimes execute step plans. Each is one `Worker`; all read the same `ModelSpec` and pass the same tests.
+
+A worker owns the bytes of the KV cache and the state of the slots. It never sees a queue, a clock or text.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.config import EngineOptions
+from engine.errors import ConfigError
+from engine.sched.plan import StepPlan, StepResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerInfo:
+    """What a loaded worker tells the core; `num_blocks` counts the reserved block 0."""
+
+    architecture: str
+    runtime: str
+    dtype: str
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    max_context: int
+    num_blocks: int
+    num_slots: int  # counts the reserved slot 0
+    num_parameters: int
+    weight_bytes: int
+    kv_bytes: int
+
+
+class Worker(Protocol):
+    @property
+    def info(self) -> WorkerInfo: ...
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Apply `leave` and `enter`, compute every chunk, sample where asked.
+
+        What goes wrong for one request (a logit that is not a number, say) is reported in its
+        `ChunkOutput.error`; an exception means that the whole step failed.
+        """
+
+    def close(self) -> None: ...
+
+
+RUNTIMES = ("reference",)  # the fastest first
+
+
+def load_worker(options: EngineOptions) -> Worker:
+    """Load the model at `options.model.path` into the named runtime, or the best one there is.
+
+    Raises the subclasses of `StartError`.
+    """
+    name = RUNTIMES[0] if options.model.runtime == "auto" else options.model.runtime
+    if name == "reference":
+        from engine.runtimes.reference.worker import ReferenceWorker
+
+        return ReferenceWorker.load(options)
+    raise ConfigError(f"unknown runtime '{name}'; choose one of: auto, {', '.join(RUNTIMES)}")

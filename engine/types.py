@@ -1,0 +1,130 @@
+"""The nouns every part of the engine shares: what is asked for, and what comes back.
+
+All of them are msgspec structs, because they cross the boundary between the HTTP process and the
+engine process. Nothing here knows about text: a request is token ids, and so is an answer.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended; the first three values are what TGI puts on the wire."""
+
+    LENGTH = "length"
+    EOS = "eos_token"
+    STOP = "stop_sequence"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How the next token of one request is chosen.
+
+    `temperature == 0` is greedy: the penalties and the logit bias still apply, the filters and the
+    noise do not. The order of the steps is fixed, see `engine/sample`.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0  # 0 = off; ties of the k-th score are kept
+    top_p: float = 1.0  # 1 = off
+    typical_p: float = 1.0  # 1 = off
+    min_p: float = 0.0  # 0 = off
+    repetition_penalty: float = 1.0  # over prompt and output; 1 = off
+    frequency_penalty: float = 0.0  # times the count in the output; 0 = off
+    presence_penalty: float = 0.0  # once for each token present in the output; 0 = off
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit)
+    seed: int = 0  # always set: drawn at admission where the caller gave none; 64 bits
+    ignore_eos: bool = False  # the model's end tokens neither stop nor count as special
+    stop_token_ids: tuple[int, ...] = ()  # end the text as an end token does, also with ignore_eos
+    logprobs: bool = False
+    raw_logprobs: bool = False  # of the model's own distribution (OpenAI), not after the warpers (TGI)
+    top_n_tokens: int = 0
+    prompt_logprobs: bool = False  # always of the model's own distribution
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt to be continued."""
+
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    priority: int = 0  # lower runs first
+    tenant: int = 0  # whom the fairness policy counts this request for
+    salt: bytes = b""  # requests with different salts never share cached blocks
+
+
+class TokenScore(msgspec.Struct, frozen=True, array_like=True):
+    """A token id and its log probability; minus infinity where it cannot be chosen."""
+
+    id: int
+    logprob: float
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds a finished request spent in the engine."""
+
+    queue: float  # from arrival to its first step
+    prefill: float  # from its first step to its first token
+    decode: float  # from its first token to its last
+    cached_tokens: int = 0  # prompt tokens found in the prefix cache at first admission
+
+
+class TokenEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step added to one request. The last event of a request has `finish_reason` set.
+
+    `logprobs` and `top` are either empty or as long as `tokens`. `prompt_logprobs` holds one score
+    for each prompt token but the first; it comes once, with the first new token. `prompt_top` is the
+    same for the `top_n_tokens` alternatives at each of those positions.
+    """
+
+    request_id: int
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    top: tuple[tuple[TokenScore, ...], ...] = ()
+    prompt_logprobs: tuple[float, ...] = ()
+    prompt_top: tuple[tuple[TokenScore, ...], ...] = ()
+    drafted: int = 0  # draft tokens verified in this step
+    accepted: int = 0  # how many of them the model agreed with
+    finish_reason: FinishReason | None = None
+    error: str | None = None  # set with FinishReason.ERROR
+    timings: Timings | None = None  # set on the last event
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a loaded engine can do; sent once, when it is ready."""
+
+    architecture: str
+    runtime: str
+    dtype: str
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    max_total_tokens: int  # of one request: prompt and answer
+    block_size: int
+    num_blocks: int  # usable ones, without the reserved block 0
+    max_batch_size: int
+    max_batch_prefill_tokens: int
+    num_parameters: int
+    weight_bytes: int
+    kv_bytes: int
+    pid: int = 0
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters (since start) and gauges of an engine, for metrics and health."""
+
+    running: int = 0
+    waiting: int = 0
+    blocks_used: int = 0
+    blocks_total: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    step_seconds: float = 0.0  # of the last step
+    step_prefill: bool = False  # whether the last step computed prompt tokens
+    batch_max_tokens: int = 0  # tokens the running requests may grow to

@@ -14,7 +14,7 @@ class ModelOptions:
 @dataclass(frozen=True, kw_only=True)
 class CacheOptions:
     block_size: int = 16
-    num_blocks: int | None = None  # None = from max_batch_total_tokens or the memory at hand
+    num_blocks: int | None = None  # with the reserved one; None = from max_batch_total_tokens or the memory at hand
     prefix_caching: bool = True
 
 

@@ -1,18 +1,18 @@
 """One tree of errors. Each knows TGI's `error_type` and HTTP status, and says what to do.
 
-    EngineError
-    ├── InvalidRequest         the caller asked for something that cannot be done (422)
-    │   └── TemplateError      the chat template is missing or refused the messages
-    ├── Overloaded             no permit, or the queue is full (429)
-    ├── GenerationFailed       this request failed inside the engine; others go on (424)
-    ├── EngineDead             the engine process is gone or restarting (503)
-    └── StartError             the engine or server cannot start
-        ├── ConfigError        a flag, environment variable or file holds a bad value
-        ├── ModelNotFound      no such directory, repository, revision or file
-        ├── ModelUnsupported   an architecture, format or option nothing here can run
-        ├── WeightsError       missing, unexpected, truncated or corrupt tensors
-        ├── TokenizerError     a tokenizer that is missing or cannot be read
-        └── AddressInUse       the address to listen on is taken
+EngineError
+├── InvalidRequest         the caller asked for something that cannot be done (422)
+│   └── TemplateError      the chat template is missing or refused the messages
+├── Overloaded             no permit, or the queue is full (429)
+├── GenerationFailed       this request failed inside the engine; others go on (424)
+├── EngineDead             the engine process is gone or restarting (503)
+└── StartError             the engine or server cannot start
+    ├── ConfigError        a flag, environment variable or file holds a bad value
+    ├── ModelNotFound      no such directory, repository, revision or file
+    ├── ModelUnsupported   an architecture, format or option nothing here can run
+    ├── WeightsError       missing, unexpected, truncated or corrupt tensors
+    ├── TokenizerError     a tokenizer that is missing or cannot be read
+    └── AddressInUse       the address to listen on is taken
 """
 
 from http import HTTPStatus

@@ -36,7 +36,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: float = 0.0  # times the count in the output; 0 = off
     presence_penalty: float = 0.0  # once for each token present in the output; 0 = off
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit)
-    seed: int = 0  # always set: drawn at admission where the caller gave none; 64 bits
+    seed: int | None = None  # 64 bits; None = drawn at admission, so workers always see a number
     ignore_eos: bool = False  # the model's end tokens neither stop nor count as special
     stop_token_ids: tuple[int, ...] = ()  # end the text as an end token does, also with ignore_eos
     logprobs: bool = False
@@ -89,6 +89,7 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int = 0  # how many of them the model agreed with
     finish_reason: FinishReason | None = None
     error: str | None = None  # set with FinishReason.ERROR
+    seed: int | None = None  # what the request was sampled with; set on the last event
     timings: Timings | None = None  # set on the last event
 
 

@@ -42,7 +42,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step. `leave` names slots whose requests are gone; it is applied before `enter`."""
+    """One step. `leave` names slots whose requests are gone; it is applied before `enter`.
+
+    After a failed step the next `leave` names its slots again, empty ones too: leaving twice must do no harm.
+    """
 
     step: int
     chunks: tuple[Chunk, ...]

@@ -1,0 +1,274 @@
+"""`EngineCore`: the only step loop. Drain messages, schedule, execute, commit, emit.
+
+The core owns a scheduler and a worker and ties them together. It knows no sockets, no text and no HTTP; the
+thread or process that runs it hands it a `Channel`.
+"""
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+import msgspec
+
+from engine.config import EngineOptions
+from engine.errors import EngineError, InvalidRequest
+from engine.runtimes import Worker, load_worker
+from engine.sched.plan import ChunkOutput, StepPlan, StepResult
+from engine.sched.request import Request
+from engine.sched.scheduler import Scheduler, Update
+from engine.types import EngineInfo, EngineStats, GenerateRequest, Timings, TokenEvent, TokenScore
+from engine.validate import check
+from engine.wire import Cancel, Message, Ready, Refused, Reply, StartFailed, Step, Stop, Submit
+
+log = logging.getLogger(__name__)
+
+
+HEARTBEAT = 1.0  # seconds an idle core waits before it says that it is still there
+
+
+class Channel:
+    """The two ends a core talks to: a queue that other threads fill, and a way to answer."""
+
+    def __init__(self, inbox: SimpleQueue[Message], send: Callable[[Reply], None]) -> None:
+        self._inbox = inbox
+        self.send = send
+
+    def receive(self, wait: bool) -> list[Message]:
+        """Everything that has arrived; with `wait`, block until something has or a heartbeat is due."""
+        messages: list[Message] = []
+        with suppress(Empty):
+            if wait:
+                messages.append(self._inbox.get(timeout=HEARTBEAT))
+            while True:
+                messages.append(self._inbox.get_nowait())
+        return messages
+
+
+def serve(options: EngineOptions, channel: Channel) -> None:
+    """The life of an engine: load, say so (or why not), run until told to stop."""
+    try:
+        core = EngineCore(load_worker(options), options)
+    except EngineError as error:
+        channel.send(StartFailed(type(error).__name__, str(error)))
+        return
+    except MemoryError:
+        channel.send(StartFailed("StartError", "there is not enough memory to load the model"))
+        return
+    channel.send(Ready(msgspec.structs.replace(core.info, pid=os.getpid())))
+    try:
+        core.run(channel)
+    finally:
+        core.close()
+
+
+@dataclass(slots=True)
+class _Open:
+    """What the core keeps of a request until its last event: its clock and its prompt's scores."""
+
+    arrived: float
+    seed: int
+    started: float | None = None
+    first_token: float | None = None
+    prompt_logprobs: list[float] = field(default_factory=list)
+    prompt_top: list[tuple[TokenScore, ...]] = field(default_factory=list)
+
+
+class EngineCore:
+    def __init__(self, worker: Worker, options: EngineOptions, clock: Callable[[], float] = time.monotonic) -> None:
+        self._worker = worker
+        self._clock = clock
+        limit = options.scheduler.max_total_tokens
+        self.max_total_tokens = min(worker.info.max_context, limit or worker.info.max_context)
+        self._scheduler = Scheduler(
+            options.scheduler,
+            options.cache,
+            num_blocks=worker.info.num_blocks,
+            max_total_tokens=self.max_total_tokens,
+            hash_key=secrets.token_bytes(32),
+        )
+        self.max_total_tokens = min(self.max_total_tokens, self._scheduler.capacity)
+        self._options = options
+        self._open: dict[int, _Open] = {}
+        self._steps = self._prompt_tokens = self._generated = self._drafted = self._accepted = 0
+        self._step_seconds = 0.0
+        self._step_prefill = False
+        self._stopping = False
+
+    @property
+    def info(self) -> EngineInfo:
+        worker = self._worker.info
+        return EngineInfo(
+            architecture=worker.architecture,
+            runtime=worker.runtime,
+            dtype=worker.dtype,
+            vocab_size=worker.vocab_size,
+            eos_token_ids=worker.eos_token_ids,
+            max_total_tokens=self.max_total_tokens,
+            block_size=self._options.cache.block_size,
+            num_blocks=worker.num_blocks - 1,
+            max_batch_size=self._options.scheduler.max_batch_size,
+            max_batch_prefill_tokens=self._options.scheduler.max_batch_prefill_tokens,
+            num_parameters=worker.num_parameters,
+            weight_bytes=worker.weight_bytes,
+            kv_bytes=worker.kv_bytes,
+        )
+
+    @property
+    def stats(self) -> EngineStats:
+        scheduler = self._scheduler
+        return EngineStats(
+            running=scheduler.num_running,
+            waiting=scheduler.num_waiting,
+            blocks_used=scheduler.blocks_used,
+            blocks_total=self._worker.info.num_blocks - 1,
+            steps=self._steps,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated,
+            cached_tokens=scheduler.cached_tokens,
+            preemptions=scheduler.preemptions,
+            drafted_tokens=self._drafted,
+            accepted_tokens=self._accepted,
+            step_seconds=self._step_seconds,
+            step_prefill=self._step_prefill,
+            batch_max_tokens=scheduler.batch_max_tokens,
+        )
+
+    @property
+    def has_work(self) -> bool:
+        return self._scheduler.has_work
+
+    def run(self, channel: Channel) -> None:
+        """Serve until a Stop arrives. An idle core sends an empty step now and then: its heartbeat."""
+        while not self._stopping:
+            self._drain(channel, wait=not self.has_work)
+            events = self.step(lambda: self._drain(channel, wait=False))
+            channel.send(Step(tuple(events), self.stats))
+
+    def _drain(self, channel: Channel, wait: bool) -> None:
+        for message in channel.receive(wait):
+            match message:
+                case Submit():
+                    try:
+                        self.add(message.request_id, message.request)
+                    except EngineError as error:
+                        channel.send(Refused(message.request_id, type(error).__name__, str(error)))
+                case Cancel():
+                    self.cancel(message.request_id)
+                case Stop():
+                    self._stopping = True
+
+    def add(self, request_id: int, request: GenerateRequest) -> None:
+        """Queue a request. Raises InvalidRequest if it can never run, Overloaded if the queue is full."""
+        worker = self._worker.info
+        if not request.prompt:
+            raise InvalidRequest("`inputs` cannot be empty")
+        if not 0 <= min(request.prompt) <= max(request.prompt) < worker.vocab_size:
+            bad = next(token for token in request.prompt if not 0 <= token < worker.vocab_size)
+            raise InvalidRequest(f"token id {bad} is outside the vocabulary of {worker.vocab_size}")
+        params = request.params
+        check(params, worker.vocab_size)
+        if params.seed is None:
+            params = msgspec.structs.replace(params, seed=secrets.randbits(64))
+        self._scheduler.add(
+            Request(
+                id=request_id,
+                tokens=list(request.prompt),
+                prompt_len=len(request.prompt),
+                params=params,
+                eos_ids=frozenset(() if params.ignore_eos else worker.eos_token_ids),
+                priority=request.priority,
+                tenant=request.tenant,
+                salt=request.salt,
+            )
+        )
+        assert params.seed is not None
+        self._open[request_id] = _Open(self._clock(), params.seed)
+
+    def cancel(self, request_id: int) -> None:
+        """Forget a request, wherever it is. Unknown ids are ignored: it may just have finished."""
+        self._scheduler.cancel(request_id)
+        self._open.pop(request_id, None)
+
+    def step(self, drain: Callable[[], None] = lambda: None) -> list[TokenEvent]:
+        """One step, if there is work. `drain` is called while its results wait, so a cancel beats the commit."""
+        plan = self._scheduler.schedule()
+        if plan is None:
+            return []
+        began = self._clock()
+        for enter in plan.enter:
+            opened = self._open[enter.request_id]
+            opened.started = opened.started or began
+        try:
+            result = self._worker.execute(plan)
+        except Exception as error:
+            log.exception("step %d failed", plan.step)
+            drain()
+            updates = self._scheduler.abort_step(f"the engine failed in step {plan.step}: {error}")
+            return [self._event(update, ChunkOutput(), self._clock()) for update in updates]
+        drain()
+        ended = self._clock()
+        self._count(plan, ended - began)
+        self._collect_scores(plan, result)
+        updates = self._scheduler.commit(result)
+        return [self._event(update, result.outputs.get(update.request_id, ChunkOutput()), ended) for update in updates]
+
+    def close(self) -> None:
+        self._worker.close()
+
+    def _count(self, plan: StepPlan, seconds: float) -> None:
+        self._steps += 1
+        self._step_seconds = seconds
+        prompt = sum(len(chunk.tokens) for chunk in plan.chunks if self._scheduler.in_prompt(chunk))
+        self._prompt_tokens += prompt
+        self._step_prefill = prompt > 0
+
+    def _collect_scores(self, plan: StepPlan, result: StepResult) -> None:
+        """Join the prompt scores of several chunks; a position scored again after a preemption counts once."""
+        for chunk in plan.chunks:
+            opened = self._open.get(chunk.request_id)
+            output = result.outputs.get(chunk.request_id)
+            if opened is None or output is None or not output.prompt_logprobs:
+                continue
+            known = len(opened.prompt_logprobs) - chunk.start
+            opened.prompt_logprobs += output.prompt_logprobs[known:]
+            opened.prompt_top += output.prompt_top[known:]
+
+    def _event(self, update: Update, output: ChunkOutput, now: float) -> TokenEvent:
+        kept = len(update.tokens)
+        opened = self._open[update.request_id]
+        first = opened.first_token is None and kept > 0
+        if first:
+            opened.first_token = now
+        self._generated += kept
+        self._drafted += update.drafted
+        self._accepted += update.accepted
+        finished = update.finish_reason is not None
+        if finished:
+            del self._open[update.request_id]
+        return TokenEvent(
+            request_id=update.request_id,
+            tokens=tuple(update.tokens),
+            logprobs=output.logprobs[:kept],
+            top=output.top[:kept],
+            prompt_logprobs=tuple(opened.prompt_logprobs) if first else (),
+            prompt_top=tuple(opened.prompt_top) if first else (),
+            drafted=update.drafted,
+            accepted=update.accepted,
+            finish_reason=update.finish_reason,
+            error=update.error,
+            seed=opened.seed if finished else None,
+            timings=_timings(opened, now, update.cached_tokens) if finished else None,
+        )
+
+
+def _timings(opened: _Open, now: float, cached_tokens: int) -> Timings:
+    started = opened.started if opened.started is not None else now
+    first = opened.first_token if opened.first_token is not None else now
+    return Timings(
+        queue=started - opened.arrived, prefill=first - started, decode=now - first, cached_tokens=cached_tokens
+    )

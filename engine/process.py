@@ -1,0 +1,74 @@
+"""The engine process: how it is started, and what runs inside it.
+
+The parent keeps one half of a socket pair, the child inherits the other. The first frame to the child is its
+`EngineOptions`; after that, messages go down and replies come up (`engine/wire.py`). Neither side can outlive
+the other for long: the end of the stream is the sign that the other one is gone.
+"""
+
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from queue import SimpleQueue
+
+import msgspec
+
+from engine.config import EngineOptions
+from engine.wire import FrameReader, Message, Reply, decode_message, frame
+
+ENTRY_POINT = "engine.process"
+RECEIVE_BYTES = 1 << 16
+
+
+def spawn(options: EngineOptions) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start an engine process; return it and our half of the socket pair."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-P", "-m", ENTRY_POINT, str(theirs.fileno())]
+    with theirs:
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603 - our own command
+    ours.sendall(frame(options))
+    return process, ours
+
+
+def main() -> None:
+    """Entry point of the child: `python -m engine.process FD`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # the parent asks for stacks before it kills a hung engine
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s engine: %(message)s")
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    frames = _frames(connection)
+    options = msgspec.msgpack.decode(next(frames), type=EngineOptions)
+    inbox: SimpleQueue[Message] = SimpleQueue()
+
+    def read() -> None:
+        for body in frames:
+            inbox.put(decode_message(body))
+        os._exit(0)  # the parent is gone, perhaps in the middle of our step: nobody is left to answer
+
+    def send(reply: Reply) -> None:
+        try:
+            connection.sendall(frame(reply))
+        except OSError:
+            os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    from engine.core import Channel, serve
+
+    serve(options, Channel(inbox, send))
+
+
+def _frames(connection: socket.socket) -> Iterator[bytes]:
+    reader = FrameReader()
+    with suppress(ConnectionError):
+        while data := connection.recv(RECEIVE_BYTES):
+            yield from reader.feed(data)
+
+
+if __name__ == "__main__":
+    main()

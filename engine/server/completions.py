@@ -1,0 +1,156 @@
+"""`POST /v1/completions`: one or several prompts, as text or token ids, each with one or several answers."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from engine.errors import InvalidRequest
+from engine.server import limits
+from engine.server.body import read_struct
+from engine.server.completion_choices import Choice, scores_only
+from engine.server.errors import BatchTooLarge, SuffixUnsupported
+from engine.server.generation import Generation, Prepared, Stopwatch, merge, observed, prepare, run_all
+from engine.server.headers import compute_headers, stream_headers
+from engine.server.openai import Label, check_choices, new_id, to_parameters, usage
+from engine.server.schema import COMPLETION_DECODER, Completion, CompletionBody, CompletionChoice, Usage, encode
+from engine.server.service import SYSTEM_FINGERPRINT, Service, service
+from engine.server.sse import EventStream, event, unless_disconnected, with_errors
+
+Prompt = str | tuple[int, ...]
+
+
+async def completions(request: Request) -> Response:
+    """Answers as JSON, or with `stream` as events. `model` is the server's own, as in TGI."""
+    here = service(request)
+    body = await read_struct(request, COMPLETION_DECODER, here.options.payload_limit, here.executor)
+    label = Label(id=new_id("cmpl"), model=here.options.model_id)
+    if body.stream:
+        events = with_errors(_events(here, body, label), request.scope["path"])
+        characters = sum(len(prompt) for prompt in _prompts(body) if isinstance(prompt, str))
+        return EventStream(events, stream_headers(here, characters))
+    answer, headers = await unless_disconnected(request, _complete(here, body, label))
+    return Response(encode(answer), headers=headers, media_type="application/json")
+
+
+def _prompts(body: CompletionBody) -> list[Prompt]:
+    """A string, a list of them, a list of token ids, or a list of such lists."""
+    given = body.prompt
+    if isinstance(given, str):
+        return [given]
+    ids = tuple(item for item in given if isinstance(item, int))
+    others = [tuple(item) if isinstance(item, list) else item for item in given if not isinstance(item, int)]
+    return [ids, *others] if ids else [*others]
+
+
+def _check(here: Service, body: CompletionBody, prompts: Sequence[Prompt]) -> tuple[int, int]:
+    """What needs no tokens to be refused. Returns how many answers to return, and to make, of each prompt."""
+    if body.suffix is not None:
+        raise SuffixUnsupported("Suffix is not supported and can be achieved by preprocessing the prompt.")
+    if isinstance(body.prompt, list) and len({type(item) for item in body.prompt}) != 1:
+        raise InvalidRequest("`prompt` must be a string or a non-empty list of strings, token ids or token id lists")
+    if len(prompts) > here.options.max_client_batch_size:
+        raise BatchTooLarge(
+            f"Number of prompts exceeds the maximum allowed batch size of {here.options.max_client_batch_size}"
+        )
+    n = check_choices(body.n)
+    best_of = n if body.best_of is None else body.best_of
+    if best_of < n:
+        raise InvalidRequest(f"`best_of` must be >= `n` ({n}). Given: {best_of}")
+    if best_of > n:
+        limits.check_best_of(best_of, here.options)
+        if body.stream:
+            raise InvalidRequest("`best_of` > `n` is not supported when streaming tokens")
+    if body.echo and body.logprobs is not None and not here.options.enable_prefill_logprobs:
+        raise InvalidRequest("`echo` with `logprobs` needs a server started with --enable-prefill-logprobs")
+    return n, best_of
+
+
+async def _prepare(
+    here: Service, body: CompletionBody, prompts: Sequence[Prompt], best_of: int, watch: Stopwatch
+) -> list[Prepared]:
+    wants_logprobs = body.logprobs is not None
+    max_new_tokens = 1 if scores_only(body) else body.max_tokens
+    parameters = to_parameters(body, max_new_tokens=max_new_tokens, top_n_tokens=body.logprobs)
+    prepared = [
+        await prepare(
+            here,
+            parameters,
+            prompt,
+            openai=True,
+            logprobs=wants_logprobs or best_of > 1,
+            prompt_logprobs=wants_logprobs and bool(body.echo),
+        )
+        for prompt in prompts
+    ]
+    watch.validated(here.metrics)
+    return prepared
+
+
+async def _complete(here: Service, body: CompletionBody, label: Label) -> tuple[Completion, Mapping[str, str]]:
+    prompts = _prompts(body)
+    with observed(here.metrics) as watch:
+        n, best_of = _check(here, body, prompts)
+        with here.permits.hold(len(prompts) * best_of):
+            prepared = await _prepare(here, body, prompts, best_of, watch)
+            groups = [[Generation(here, one, watch) for one in each.candidates(best_of)] for each in prepared]
+            everything = [generation for group in groups for generation in group]
+            await run_all(everything)
+    kept = [generation for group in groups for generation in _best(group, n)]
+    choices = [Choice(here.tokenizer, body, index, generation).whole() for index, generation in enumerate(kept)]
+    prompt_tokens = sum(len(each.prompt) for each in prepared)
+    characters = sum(len(each.inputs) for each in prepared)
+    headers = compute_headers(here, watch, everything, characters=characters, prompt_tokens=prompt_tokens)
+    del headers["x-compute-time"]  # TGI leaves it out on this route
+    return _completion(label, choices, usage(prompt_tokens, [] if scores_only(body) else everything)), headers
+
+
+def _best(group: list[Generation], n: int) -> list[Generation]:
+    """The `n` with the highest mean score, best first; all as they are where none is left over."""
+    if len(group) == n:
+        return group
+    return sorted(group, key=lambda generation: generation.mean_logprob, reverse=True)[:n]
+
+
+async def _events(here: Service, body: CompletionBody, label: Label) -> AsyncGenerator[bytes, None]:
+    """One chunk for each token; with `echo` a first one for the prompt.
+
+    Usage goes where `stream_options` says. Without them it is on the last chunk of each answer, where TGI
+    puts it.
+    """
+    prompts = _prompts(body)
+    with observed(here.metrics) as watch:
+        n, _ = _check(here, body, prompts)
+        with here.permits.hold(len(prompts) * n):
+            prepared = await _prepare(here, body, prompts, n, watch)
+            generations = [Generation(here, one, watch) for each in prepared for one in each.candidates(n)]
+            choices = [Choice(here.tokenizer, body, index, each) for index, each in enumerate(generations)]
+            async with aclosing(merge(generations)) as steps:
+                async for step in steps:
+                    chunks = [
+                        event(encode(_completion(label, [choice], _tgi_usage(body, choice, generations[step.index]))))
+                        for choice in choices[step.index].stream(step)
+                    ]
+                    yield b"".join(chunks)
+        if body.stream_options is not None and body.stream_options.include_usage:
+            prompt_tokens = sum(len(each.prompt) for each in prepared)
+            total = usage(prompt_tokens, [] if scores_only(body) else generations)
+            yield event(encode(_completion(label, [], total)))
+
+
+def _tgi_usage(body: CompletionBody, choice: CompletionChoice, generation: Generation) -> Usage | None:
+    if body.stream_options is not None or choice.finish_reason is None:
+        return None
+    return usage(len(generation.prepared.prompt), [] if scores_only(body) else [generation])
+
+
+def _completion(label: Label, choices: list[CompletionChoice], used: Usage | None) -> Completion:
+    return Completion(
+        id=label.id,
+        created=label.created,
+        model=label.model,
+        system_fingerprint=SYSTEM_FINGERPRINT,
+        choices=choices,
+        usage=used,
+    )

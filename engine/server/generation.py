@@ -1,0 +1,301 @@
+"""From a validated request to text: the path that every route shares.
+
+A route turns its body into `GenerateParameters` and a prompt; `prepare` checks them as TGI does and makes
+what the engine understands; a `Generation` runs it and gathers what comes back; `observed` counts it.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from engine.errors import EngineError, GenerationFailed, InvalidRequest
+from engine.metrics import Metrics
+from engine.server import limits
+from engine.server.errors import IncompleteGeneration, reason
+from engine.server.schema import GenerateParameters
+from engine.server.service import Service
+from engine.text.output import OutputText, Piece
+from engine.types import FinishReason, GenerateRequest, SamplingParams, Timings, TokenEvent, TokenScore
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A request that passed every check. `inputs` is its prompt as text."""
+
+    inputs: str
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    stop: tuple[str, ...]
+    keep_stop: bool
+
+    @property
+    def seed(self) -> int | None:
+        """What a client is told: the seed where tokens are drawn, nothing where they are not."""
+        return self.params.seed if self.params.temperature > 0 else None
+
+    def candidates(self, count: int) -> list["Prepared"]:
+        """As many requests for the same prompt, which differ in their seeds."""
+        first = self.params.seed or 0
+        seeds = [(first + i) % 2**64 for i in range(count)]
+        return [replace(self, params=msgspec.structs.replace(self.params, seed=seed)) for seed in seeds]
+
+
+async def prepare(
+    service: Service,
+    parameters: GenerateParameters,
+    prompt: str | Sequence[int],
+    *,
+    openai: bool = False,
+    logprobs: bool = False,
+    prompt_logprobs: bool = False,
+    add_special_tokens: bool = True,
+) -> Prepared:
+    """Check a request in TGI's order, tokenize its prompt and fill in the defaults.
+
+    `openai` cuts stop sequences off the text and scores tokens by the model's own distribution, before
+    temperature and filters; TGI keeps the one and scores after the others. Raises InvalidRequest.
+    """
+    limits.check_parameters(parameters, service.options)
+    if not prompt:
+        raise InvalidRequest("`inputs` cannot be empty")
+    limits.check_truncate(parameters.truncate, service.max_input_tokens)
+    if isinstance(prompt, str):
+        ids = tuple(await service.in_executor(_encode, service, prompt, add_special_tokens))
+    else:
+        ids = tuple(prompt)
+        limits.check_prompt_ids(ids, service.info.vocab_size)
+    if parameters.truncate is not None:
+        ids = ids[-parameters.truncate :]
+    max_new_tokens = limits.check_lengths(
+        len(ids), parameters.max_new_tokens, service.max_input_tokens, service.info.max_total_tokens
+    )
+    inputs = prompt if isinstance(prompt, str) else service.tokenizer.decode(ids, skip_special_tokens=False)
+    limits.check_unsupported(parameters)
+    service.metrics.request_input_length.observe(len(ids))
+    service.metrics.request_max_new_tokens.observe(max_new_tokens)
+    params = _sampling_params(service, parameters, max_new_tokens)
+    params = msgspec.structs.replace(params, logprobs=logprobs, raw_logprobs=openai, prompt_logprobs=prompt_logprobs)
+    stop = limits.stop_sequences(parameters.stop)
+    return Prepared(inputs=inputs, prompt=ids, params=params, stop=stop, keep_stop=not openai)
+
+
+def _encode(service: Service, text: str, add_special_tokens: bool) -> list[int]:
+    return service.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+
+def _sampling_params(service: Service, parameters: GenerateParameters, max_new_tokens: int) -> SamplingParams:
+    sampled = limits.samples(parameters)
+    seed = parameters.seed if parameters.seed is not None else secrets.randbits(64)
+    given = {
+        name: value
+        for name in ("repetition_penalty", "frequency_penalty", "presence_penalty", "ignore_eos", "top_n_tokens")
+        if (value := getattr(parameters, name)) is not None
+    }
+    if sampled:
+        given["temperature"] = 1.0 if parameters.temperature is None else parameters.temperature
+        for name in ("top_k", "top_p", "typical_p", "min_p"):
+            if (value := getattr(parameters, name)) is not None:
+                given[name] = value
+    return SamplingParams(
+        max_new_tokens=max_new_tokens,
+        logit_bias=limits.check_logit_bias(parameters.logit_bias, service.info.vocab_size),
+        seed=seed if sampled else 0,
+        **given,
+    )
+
+
+class Stopwatch:
+    """Seconds of one HTTP request, for its metrics and headers."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.validation = 0.0
+
+    @property
+    def total(self) -> float:
+        return time.monotonic() - self.started
+
+    def validated(self, metrics: Metrics) -> None:
+        self.validation = self.total
+        metrics.request_validation_duration.observe(self.validation)
+
+
+@contextmanager
+def observed(metrics: Metrics) -> Iterator[Stopwatch]:
+    """Count a request once, and how it ends: in success, in an error or with a client that left."""
+    metrics.request_count.inc()
+    watch = Stopwatch()
+    try:
+        yield watch
+    except EngineError as error:
+        metrics.request_failure.inc(1, reason(error))
+        raise
+    except (asyncio.CancelledError, GeneratorExit):
+        metrics.request_failure.inc(1, "dropped")
+        raise
+    metrics.request_success.inc()
+    metrics.request_duration.observe(watch.total)
+
+
+class Generation:
+    """One answer on its way through the engine. What is known of it grows while `stream` is iterated."""
+
+    def __init__(self, service: Service, prepared: Prepared, watch: Stopwatch) -> None:
+        self.prepared = prepared
+        self.pieces: list[Piece] = []
+        self.prompt_logprobs: tuple[float, ...] = ()
+        self.prompt_top: tuple[tuple[TokenScore, ...], ...] = ()
+        self.finish_reason: FinishReason | None = None
+        self.inference = 0.0  # seconds from the first step to the end
+        self.queue = 0.0  # seconds before that
+        self._service = service
+        self._watch = watch
+        self._output = OutputText(service.tokenizer, prepared.prompt, stop=prepared.stop, keep_stop=prepared.keep_stop)
+        self._last_event: float | None = None
+
+    @property
+    def text(self) -> str:
+        return self._output.text
+
+    @property
+    def mean_logprob(self) -> float:
+        """What `best_of` compares."""
+        scores = [piece.logprob for piece in self.pieces if piece.logprob is not None]
+        return sum(scores) / len(scores) if scores else float("-inf")
+
+    async def run(self) -> None:
+        async with aclosing(self.stream()) as steps:
+            async for _ in steps:
+                pass
+
+    async def stream(self) -> AsyncGenerator[list[Piece], None]:
+        """Yield the pieces of each step; `finish_reason` is set before the last ones are.
+
+        Raises what `EngineClient.generate` does, and IncompleteGeneration.
+        """
+        request = GenerateRequest(prompt=self.prepared.prompt, params=self.prepared.params)
+        submitted = time.monotonic()
+        async with aclosing(self._service.client.generate(request)) as events:
+            async for event in events:
+                self._observe(event)
+                pieces = self._read(event)
+                if self.finish_reason is not None:
+                    self._finish(submitted, event.timings)
+                yield pieces
+                if self.finish_reason is not None:
+                    return
+        raise IncompleteGeneration("Incomplete generation")
+
+    def _read(self, event: TokenEvent) -> list[Piece]:
+        """Turn an event into pieces and find out whether the answer ends with them."""
+        if event.finish_reason in (FinishReason.CANCELLED, FinishReason.ERROR):
+            raise GenerationFailed(event.error or "the engine cancelled the request")
+        if event.prompt_logprobs:
+            self.prompt_logprobs, self.prompt_top = event.prompt_logprobs, event.prompt_top
+        pieces: list[Piece] = []
+        began = time.monotonic()
+        for i, token in enumerate(event.tokens):
+            logprob = event.logprobs[i] if event.logprobs else None
+            piece = self._output.push(token, logprob, event.top[i] if event.top else ())
+            if piece is None:
+                break
+            pieces.append(piece)
+        method = "decode" if self.pieces else "prefill"
+        self._service.metrics.batch_decode_duration.observe(time.monotonic() - began, method)
+        if event.finish_reason is not None and len(pieces) == len(event.tokens):
+            self._end(pieces, event.finish_reason)
+        elif self._output.finished:
+            self.finish_reason = FinishReason.STOP
+        self.pieces += pieces
+        return pieces
+
+    def _end(self, pieces: list[Piece], engine_says: FinishReason) -> None:
+        """The engine is done. Text that was held back leaves with the last token.
+
+        A stop sequence that ends with the last token allowed is `length` to TGI and `stop` to OpenAI.
+        """
+        if rest := self._output.flush():
+            if not pieces:
+                raise IncompleteGeneration("Incomplete generation")
+            pieces[-1] = msgspec.structs.replace(pieces[-1], text=pieces[-1].text + rest)
+        stopped = self._output.finished and not self.prepared.keep_stop
+        self.finish_reason = FinishReason.STOP if stopped else engine_says
+
+    def _observe(self, event: TokenEvent) -> None:
+        metrics, now = self._service.metrics, time.monotonic()
+        metrics.observe_step(self._service.client.stats)
+        if event.drafted:
+            metrics.request_skipped_tokens.observe(event.accepted)
+        if not event.tokens:
+            return
+        if self._last_event is None:
+            metrics.request_first_token_duration.observe(now - self._watch.started)
+        else:
+            metrics.request_inter_token_duration.observe((now - self._last_event) / len(event.tokens))
+        self._last_event = now
+
+    def _finish(self, submitted: float, timings: Timings | None) -> None:
+        """A stop sequence ends the answer before the engine could say how long it waited."""
+        metrics, tokens = self._service.metrics, len(self.pieces)
+        self.queue = timings.queue if timings else 0.0
+        self.inference = max(0.0, time.monotonic() - submitted - self.queue)
+        metrics.request_queue_duration.observe(self.queue)
+        metrics.request_inference_duration.observe(self.inference)
+        metrics.request_mean_time_per_token_duration.observe(self.inference / max(1, tokens))
+        metrics.request_generated_tokens.observe(tokens)
+
+
+async def run_all(generations: Sequence[Generation]) -> None:
+    """Run several answers at once; when one fails, the others are cancelled."""
+    tasks = [asyncio.create_task(generation.run()) for generation in generations]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step of the engine added to one of several answers, and whether it ended with that."""
+
+    index: int
+    pieces: list[Piece]
+    finish_reason: FinishReason | None
+
+
+async def merge(generations: Sequence[Generation]) -> AsyncGenerator[Step, None]:
+    """Stream several answers at once, each step as it comes. When one fails, the others are cancelled."""
+    arrived: asyncio.Queue[Step | Exception | None] = asyncio.Queue()
+
+    async def pump(index: int, generation: Generation) -> None:
+        try:
+            async with aclosing(generation.stream()) as steps:
+                async for pieces in steps:
+                    # The answer may have ended by the time its earlier steps are read from the queue.
+                    arrived.put_nowait(Step(index, pieces, generation.finish_reason))
+            arrived.put_nowait(None)
+        except Exception as error:
+            arrived.put_nowait(error)
+
+    tasks = [asyncio.create_task(pump(index, generation)) for index, generation in enumerate(generations)]
+    try:
+        running = len(tasks)
+        while running:
+            item = await arrived.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -34,10 +34,9 @@ class Answer:
         self.request = msgspec.structs.replace(request, params=params)
         self.pieces: list[Piece] = []
         self.finish_reason: FinishReason | None = None
-        self.timings: Timings | None = None  # None where a stop string ended the answer before the engine did
+        self.timings: Timings | None = None  # as of the first token, then of the last the engine made
         self.prompt_logprobs: tuple[float, ...] = ()
         self.prompt_top: tuple[tuple[TokenScore, ...], ...] = ()
-        self.event: TokenEvent | None = None  # the engine's newest
         self._client = client
         self._keep_stop = keep_stop
         self._output = OutputText(tokenizer, request.prompt, stop=stop, keep_stop=keep_stop)
@@ -71,7 +70,7 @@ class Answer:
     async def _run(self) -> AsyncGenerator[list[Piece], None]:
         async with aclosing(self._client.generate(self.request)) as events:
             async for event in events:
-                self.event = event
+                self.timings = event.timings or self.timings
                 if event.prompt_logprobs:
                     self.prompt_logprobs, self.prompt_top = event.prompt_logprobs, event.prompt_top
                 pieces = self._read(event)
@@ -91,7 +90,6 @@ class Answer:
             pieces.append(piece)
         if event.finish_reason is not None and len(pieces) == len(event.tokens):
             self._end(pieces, event.finish_reason)
-            self.timings = event.timings
         elif self._output.finished:
             self.finish_reason = FinishReason.STOP
         return pieces

@@ -262,7 +262,7 @@ class EngineCore:
             finish_reason=update.finish_reason,
             error=update.error,
             seed=opened.seed if finished else None,
-            timings=_timings(opened, now, update.cached_tokens) if finished else None,
+            timings=_timings(opened, now, update.cached_tokens) if first or finished else None,
         )
 
 

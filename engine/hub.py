@@ -99,6 +99,7 @@ class _Snapshot:
 
     def download(self, progress: Progress | None) -> Path:
         import httpx
+        from huggingface_hub.errors import XetDownloadError
 
         self._guard_token()
         waits = list(WAITS)
@@ -106,7 +107,7 @@ class _Snapshot:
         while True:
             try:
                 folder, corrupt = self._fetch(progress)
-            except (OSError, httpx.HTTPError, ValueError) as error:
+            except (OSError, httpx.HTTPError, ValueError, RuntimeError, XetDownloadError) as error:
                 wait = _seconds_to_wait(error, waits)
                 if wait is None:
                     raise self._explain(error) from None

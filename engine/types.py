@@ -63,7 +63,7 @@ class TokenScore(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds a finished request spent in the engine."""
+    """Seconds a request has spent in the engine."""
 
     queue: float  # from arrival to its first step
     prefill: float  # from its first step to its first token
@@ -90,7 +90,7 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
     error: str | None = None  # set with FinishReason.ERROR
     seed: int | None = None  # what the request was sampled with; set on the last event
-    timings: Timings | None = None  # set on the last event
+    timings: Timings | None = None  # set on the event with the first token and on the last
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from engine.errors import EngineError, GenerationFailed, InvalidRequest
+from engine.answer import Answer
+from engine.errors import EngineError, InvalidRequest
 from engine.metrics import Metrics
 from engine.server import limits
 from engine.server.errors import IncompleteGeneration, reason
 from engine.server.schema import GenerateParameters
 from engine.server.service import Service
-from engine.text.output import OutputText, Piece
-from engine.types import FinishReason, GenerateRequest, SamplingParams, Timings, TokenEvent, TokenScore
+from engine.text.output import Piece
+from engine.types import FinishReason, GenerateRequest, SamplingParams, TokenEvent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,25 +143,18 @@ def observed(metrics: Metrics) -> Iterator[Stopwatch]:
     metrics.request_duration.observe(watch.total)
 
 
-class Generation:
-    """One answer on its way through the engine. What is known of it grows while `stream` is iterated."""
+class Generation(Answer):
+    """The answer to an HTTP request: also how long it took, and its part of the metrics."""
 
     def __init__(self, service: Service, prepared: Prepared, watch: Stopwatch) -> None:
+        request = GenerateRequest(prompt=prepared.prompt, params=prepared.params)
+        super().__init__(service.client, service.tokenizer, request, stop=prepared.stop, keep_stop=prepared.keep_stop)
         self.prepared = prepared
-        self.pieces: list[Piece] = []
-        self.prompt_logprobs: tuple[float, ...] = ()
-        self.prompt_top: tuple[tuple[TokenScore, ...], ...] = ()
-        self.finish_reason: FinishReason | None = None
         self.inference = 0.0  # seconds from the first step to the end
         self.queue = 0.0  # seconds before that
         self._service = service
         self._watch = watch
-        self._output = OutputText(service.tokenizer, prepared.prompt, stop=prepared.stop, keep_stop=prepared.keep_stop)
         self._last_event: float | None = None
-
-    @property
-    def text(self) -> str:
-        return self._output.text
 
     @property
     def mean_logprob(self) -> float:
@@ -174,57 +168,22 @@ class Generation:
                 pass
 
     async def stream(self) -> AsyncGenerator[list[Piece], None]:
-        """Yield the pieces of each step; `finish_reason` is set before the last ones are.
-
-        Raises what `EngineClient.generate` does, and IncompleteGeneration.
-        """
-        request = GenerateRequest(prompt=self.prepared.prompt, params=self.prepared.params)
+        """As `steps`, counted. Raises what `EngineClient.generate` does, and IncompleteGeneration."""
         submitted = time.monotonic()
-        async with aclosing(self._service.client.generate(request)) as events:
-            async for event in events:
-                self._observe(event)
-                pieces = self._read(event)
+        async with aclosing(self.steps()) as steps:
+            async for pieces in steps:
                 if self.finish_reason is not None:
-                    self._finish(submitted, event.timings)
+                    self._finish(submitted)
                 yield pieces
-                if self.finish_reason is not None:
-                    return
-        raise IncompleteGeneration("Incomplete generation")
+        if self.finish_reason is None:
+            raise IncompleteGeneration("Incomplete generation")
 
     def _read(self, event: TokenEvent) -> list[Piece]:
-        """Turn an event into pieces and find out whether the answer ends with them."""
-        if event.finish_reason in (FinishReason.CANCELLED, FinishReason.ERROR):
-            raise GenerationFailed(event.error or "the engine cancelled the request")
-        if event.prompt_logprobs:
-            self.prompt_logprobs, self.prompt_top = event.prompt_logprobs, event.prompt_top
-        pieces: list[Piece] = []
-        began = time.monotonic()
-        for i, token in enumerate(event.tokens):
-            logprob = event.logprobs[i] if event.logprobs else None
-            piece = self._output.push(token, logprob, event.top[i] if event.top else ())
-            if piece is None:
-                break
-            pieces.append(piece)
-        method = "decode" if self.pieces else "prefill"
+        self._observe(event)
+        began, method = time.monotonic(), "decode" if self.pieces else "prefill"
+        pieces = super()._read(event)
         self._service.metrics.batch_decode_duration.observe(time.monotonic() - began, method)
-        if event.finish_reason is not None and len(pieces) == len(event.tokens):
-            self._end(pieces, event.finish_reason)
-        elif self._output.finished:
-            self.finish_reason = FinishReason.STOP
-        self.pieces += pieces
         return pieces
-
-    def _end(self, pieces: list[Piece], engine_says: FinishReason) -> None:
-        """The engine is done. Text that was held back leaves with the last token.
-
-        A stop sequence that ends with the last token allowed is `length` to TGI and `stop` to OpenAI.
-        """
-        if rest := self._output.flush():
-            if not pieces:
-                raise IncompleteGeneration("Incomplete generation")
-            pieces[-1] = msgspec.structs.replace(pieces[-1], text=pieces[-1].text + rest)
-        stopped = self._output.finished and not self.prepared.keep_stop
-        self.finish_reason = FinishReason.STOP if stopped else engine_says
 
     def _observe(self, event: TokenEvent) -> None:
         metrics, now = self._service.metrics, time.monotonic()
@@ -239,10 +198,9 @@ class Generation:
             metrics.request_inter_token_duration.observe((now - self._last_event) / len(event.tokens))
         self._last_event = now
 
-    def _finish(self, submitted: float, timings: Timings | None) -> None:
-        """A stop sequence ends the answer before the engine could say how long it waited."""
+    def _finish(self, submitted: float) -> None:
         metrics, tokens = self._service.metrics, len(self.pieces)
-        self.queue = timings.queue if timings else 0.0
+        self.queue = self.timings.queue if self.timings else 0.0
         self.inference = max(0.0, time.monotonic() - submitted - self.queue)
         metrics.request_queue_duration.observe(self.queue)
         metrics.request_inference_duration.observe(self.inference)

@@ -3,9 +3,6 @@
 A worker owns the bytes of the KV cache and the state of the slots. It never sees a queue, a clock or text.
 """
 
-import logging
-import os
-import sys
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,8 +44,6 @@ class Worker(Protocol):
 
 RUNTIMES = ("reference",)  # the fastest first
 
-log = logging.getLogger(__name__)
-
 
 def load_worker(options: EngineOptions) -> Worker:
     """Load the model at `options.model.path` into the named runtime, or the best one there is.
@@ -57,17 +52,10 @@ def load_worker(options: EngineOptions) -> Worker:
     """
     name = RUNTIMES[0] if options.model.runtime == "auto" else options.model.runtime
     if name == "reference":
-        _limit_blas(options.model.threads)
+        from engine.runtimes.reference.threads import limit_threads
+
+        limit_threads(options.model)
         from engine.runtimes.reference.worker import ReferenceWorker
 
         return ReferenceWorker.load(options)
     raise ConfigError(f"unknown runtime '{name}'; choose one of: auto, {', '.join(RUNTIMES)}")
-
-
-def _limit_blas(threads: int | None) -> None:
-    """Tell numpy's BLAS how many threads to use, which it only asks when it is first imported."""
-    if threads is None:
-        return
-    if "numpy" in sys.modules:
-        log.warning("--threads has no effect: numpy was imported before the engine; set OPENBLAS_NUM_THREADS instead")
-    os.environ["OPENBLAS_NUM_THREADS"] = str(threads)

@@ -1,0 +1,228 @@
+"""`tgi inspect`: what a model is, what it needs, and whether this version can run it. Reads headers, not weights."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tgi_cli import ui
+from tgi_cli.models import find_model
+
+if TYPE_CHECKING:
+    from engine.models.spec import ModelSpec
+
+FLOAT32 = 4  # bytes; what the reference runtime holds weights and KV cache in
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The shape of a model; None where its files do not tell."""
+
+    context: int | None
+    layers: int | None
+    hidden_size: int | None
+    heads: int | None
+    kv_heads: int | None
+    head_dim: int | None
+    vocabulary: int | None
+    tied: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What `--json` prints, the sizes among it. Bytes in memory are for one full context, in float32."""
+
+    model: str
+    path: str
+    architecture: str | None
+    parameters: int | None
+    dtype: str | None  # of the stored tensors
+    quantization: str | None
+    sizes: Sizes
+    tokenizer: int | None  # how many tokens it has
+    chat_template: bool
+    weight_bytes: int | None  # on disk
+    kv_bytes_per_token: int | None
+    memory_bytes: int | None
+    problem: str | None  # why this version cannot run it
+
+    def as_json(self) -> dict[str, Any]:
+        fields = asdict(self)
+        sizes: dict[str, Any] = fields.pop("sizes")
+        return fields | sizes | {"runnable": self.problem is None}
+
+
+def inspect(
+    model: Annotated[str | None, typer.Argument(help="Hub id or directory; unset: the built-in model.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a model is and what it needs.
+
+    Its architecture, size, types and context, and the memory it takes. Works for models that this version cannot run,
+    too, and says why.
+    """
+    name, path = find_model(model, revision)
+    report = examine(name, path)
+    if as_json:
+        print(json.dumps(report.as_json(), indent=2))
+    else:
+        ui.rows(_table(report))
+
+
+def examine(name: str, path: Path) -> Report:
+    """Look at the files of the model in `path`. Raises ModelNotFound and ModelUnsupported on a bad config.json."""
+    from engine.models.checkpoint import read_config
+
+    config = read_config(path)
+    stored, dtype, weights_problem = _weights(path)
+    spec, spec_problem = _spec(path, config)
+    tokens, has_template, tokenizer_problem = _tokenizer(path)
+    count, kv = _needs(spec) if spec else (None, None)
+    memory = count * FLOAT32 + kv * spec.max_context if spec and count is not None and kv is not None else None
+    return Report(
+        model=name,
+        path=str(path),
+        architecture=_architecture(config),
+        parameters=count or (stored[0] if stored else None),
+        dtype=dtype,
+        quantization=_quantization(config),
+        sizes=_sizes(spec) if spec else _guessed_sizes(config),
+        tokenizer=tokens,
+        chat_template=has_template,
+        weight_bytes=stored[1] if stored else None,
+        kv_bytes_per_token=kv,
+        memory_bytes=memory,
+        problem=weights_problem or spec_problem or tokenizer_problem,
+    )
+
+
+def _spec(path: Path, config: Mapping[str, Any]) -> tuple["ModelSpec | None", str | None]:
+    """The model as the runtimes see it, and what keeps them from running it."""
+    from engine.errors import StartError
+    from engine.models.registry import family
+    from engine.weights.load import load
+
+    spec = None
+    try:
+        module = family(config)
+        spec = module.spec(config, None)
+        load(spec, module, path)
+    except StartError as error:
+        return spec, str(error)
+    return spec, None
+
+
+def _weights(path: Path) -> tuple[tuple[int, int] | None, str | None, str | None]:
+    """(numbers stored, their bytes), their types, and what is wrong with the files."""
+    from engine.errors import StartError
+    from engine.weights.files import read_checkpoint
+
+    try:
+        tensors = read_checkpoint(path).values()
+    except StartError as error:
+        return None, None, str(error)
+    by_type: dict[str, int] = {}
+    for tensor in tensors:
+        by_type[tensor.dtype.name] = by_type.get(tensor.dtype.name, 0) + tensor.nbytes
+    types = ", ".join(sorted(by_type, key=lambda name: -by_type[name]))
+    return (sum(tensor.size for tensor in tensors), sum(by_type.values())), types or None, None
+
+
+def _tokenizer(path: Path) -> tuple[int | None, bool, str | None]:
+    """Its size, whether it has a chat template, and what is wrong with it."""
+    from engine.errors import TokenizerError
+    from engine.text.tokenizer import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.load(path)
+    except TokenizerError as error:
+        return None, False, str(error)
+    return tokenizer.vocab_size, tokenizer.chat is not None, None
+
+
+def _needs(spec: "ModelSpec") -> tuple[int, int]:
+    """Parameters, and bytes of KV cache for one token."""
+    from engine.models.spec import parameters
+
+    count = sum(math.prod(shape) for shape in parameters(spec).values())
+    return count, 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * FLOAT32
+
+
+def _sizes(spec: "ModelSpec") -> Sizes:
+    return Sizes(
+        context=spec.max_context,
+        layers=spec.num_layers,
+        hidden_size=spec.hidden_size,
+        heads=spec.num_heads,
+        kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        vocabulary=spec.vocab_size,
+        tied=spec.tied,
+    )
+
+
+def _guessed_sizes(config: Mapping[str, Any]) -> Sizes:
+    """The sizes of a model that no family here describes, by the names most configurations use."""
+    inner = config.get("text_config")
+    fields = {**config, **(inner if isinstance(inner, dict) else {})}
+
+    def number(*names: str) -> int | None:
+        return next((fields[name] for name in names if type(fields.get(name)) is int), None)
+
+    tied = fields.get("tie_word_embeddings")
+    return Sizes(
+        context=number("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"),
+        layers=number("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+        hidden_size=number("hidden_size", "n_embd", "d_model"),
+        heads=number("num_attention_heads", "n_head", "n_heads"),
+        kv_heads=number("num_key_value_heads", "num_kv_heads"),
+        head_dim=number("head_dim"),
+        vocabulary=number("vocab_size"),
+        tied=tied if isinstance(tied, bool) else None,
+    )
+
+
+def _architecture(config: Mapping[str, Any]) -> str | None:
+    names = config.get("architectures")
+    return ", ".join(map(str, names)) if isinstance(names, list) and names else None
+
+
+def _quantization(config: Mapping[str, Any]) -> str | None:
+    """The method and the bits, as far as the configuration names them."""
+    found = config.get("quantization_config") or config.get("compression_config")
+    if not isinstance(found, dict):
+        return None
+    bits = found.get("bits") or (4 if found.get("load_in_4bit") else 8 if found.get("load_in_8bit") else None)
+    return str(found.get("quant_method", "unknown")) + (f", {bits} bits" if bits else "")
+
+
+def _table(report: Report) -> list[tuple[str, str]]:
+    sizes = report.sizes
+    heads = f"{sizes.layers} layers, {sizes.heads} heads" if sizes.layers and sizes.heads else "unknown"
+    if sizes.kv_heads and sizes.heads:
+        heads += f" over {sizes.kv_heads} of keys and values"
+    head = {True: "tied to the embedding", False: "of its own", None: "unknown"}[sizes.tied]
+    tokenizer = f"{report.tokenizer:,} tokens" if report.tokenizer else "none that can be read"
+    return [
+        ("model", report.model),
+        ("path", report.path),
+        ("architecture", report.architecture or "unknown"),
+        ("parameters", ui.thousands(report.parameters) if report.parameters else "unknown"),
+        ("stored as", report.dtype or "unknown"),
+        ("quantization", report.quantization or "none"),
+        ("context", f"{sizes.context:,} tokens" if sizes.context else "unknown"),
+        ("attention", heads),
+        ("hidden size", f"{sizes.hidden_size:,}" if sizes.hidden_size else "unknown"),
+        ("head", head),
+        ("tokenizer", tokenizer),
+        ("chat template", "yes" if report.chat_template else "no"),
+        ("on disk", ui.size(report.weight_bytes) if report.weight_bytes else "unknown"),
+        ("KV cache", f"{ui.size(report.kv_bytes_per_token)} a token" if report.kv_bytes_per_token else "unknown"),
+        ("memory", f"{ui.size(report.memory_bytes)} with one full context" if report.memory_bytes else "unknown"),
+        ("runs here", f"no: {report.problem}" if report.problem else "yes"),
+    ]

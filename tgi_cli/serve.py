@@ -1,0 +1,111 @@
+"""`tgi serve`, also known as text-generation-launcher: settings in, a server out."""
+
+import logging
+import os
+import platform
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from engine.config import EngineOptions, ServerOptions
+from engine.errors import ConfigError
+from tgi_cli import ui
+from tgi_cli.logs import configure_logging
+from tgi_cli.models import find_model
+from tgi_cli.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from engine.client import EngineClient
+    from engine.types import EngineInfo
+
+PACKAGES = ("tgi", "numpy", "tokenizers", "safetensors", "huggingface_hub", "torch", "transformers")
+
+log = logging.getLogger("tgi")
+
+
+def serve(
+    model: Annotated[
+        str | None, typer.Argument(help="Hub id or local directory; unset: the small built-in model.")
+    ] = None,
+    env: Annotated[bool, typer.Option("--env", "-e", help="Show what runs here and the settings, and end.")] = False,
+    **given: object,
+) -> None:
+    """Serve a model over TGI's HTTP API and OpenAI's.
+
+    Each flag can come from the command line, its environment variable, a TOML file (--config) or a preset
+    (--preset); the first of them that sets it counts.
+    """
+    if model is not None and given.get("model_id") not in (None, model):
+        raise ConfigError(f"two models are named: '{model}' and --model-id '{given['model_id']}'; keep one")
+    settings = read_settings(given if model is None else {**given, "model_id": model})
+    if env:
+        ui.rows(environment(settings))
+        return
+    configure_logging(as_json=bool(settings["json_output"]))
+    for notice in settings.notices():
+        log.warning("%s", notice)
+    name, path = find_model(settings["model_id"], settings["revision"], settings["huggingface_hub_cache"])
+    _run(settings.engine_options(path), settings.server_options(name), inline=bool(settings["inline"]))
+
+
+def _run(engine: EngineOptions, server: ServerOptions, *, inline: bool) -> None:
+    from pathlib import Path
+
+    from engine.server.run import serve as serve_http
+    from engine.text.tokenizer import Tokenizer
+
+    log.info("loading %s for %s:%d", server.model_id, server.hostname, server.port)
+    if not server.api_keys and server.hostname not in ("127.0.0.1", "::1", "localhost"):
+        log.warning("everyone who reaches %s may use this server; set API_KEY to ask for a key", server.hostname)
+    template = server.tokenizer_config_path
+    tokenizer = Tokenizer.load(Path(engine.model.path), Path(template) if template else None)
+    client = _client(engine, inline=inline)
+    serve_http(client, tokenizer, server, on_ready=lambda url: log.info("ready at %s", url))
+
+
+def _client(options: EngineOptions, *, inline: bool) -> "EngineClient":
+    """The engine, in this process or its own; it says what it loaded."""
+    from engine.client import InlineClient, ProcessClient
+
+    class Inline(InlineClient):
+        async def start(self) -> "EngineInfo":
+            return _announce(await super().start())
+
+    class Process(ProcessClient):
+        async def start(self) -> "EngineInfo":
+            return _announce(await super().start())
+
+    return Inline(options) if inline else Process(options)
+
+
+def _announce(info: "EngineInfo") -> "EngineInfo":
+    log.info(
+        "%s with %s parameters on the %s runtime in %s: %s of weights, %s of KV cache for %d tokens, %d a request",
+        info.architecture,
+        ui.thousands(info.num_parameters),
+        info.runtime,
+        info.dtype,
+        ui.size(info.weight_bytes),
+        ui.size(info.kv_bytes),
+        info.num_blocks * info.block_size,
+        info.max_total_tokens,
+    )
+    return info
+
+
+def environment(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What `--env` shows: the machine, the packages, and every setting with its source; secrets are not shown."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    yield "platform", platform.platform()
+    yield "python", platform.python_version()
+    yield "cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    for package in PACKAGES:
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            yield package, "not installed"
+    for setting in settings.made.values():
+        shown = "***" if setting.flag.secret else str(setting.value)
+        yield f"--{setting.flag.name}", f"{shown}  ({setting.source})"

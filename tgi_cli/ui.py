@@ -1,0 +1,86 @@
+"""What the commands show on a terminal. The only file here that imports rich, and only when there is something to show.
+
+Everything but results goes to standard error, so that standard output can be piped.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def console(*, stderr: bool = True) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
+def error(message: str) -> None:
+    """One line on standard error; the word `error:` is red on a terminal."""
+    _labelled("error:", "bold red", message)
+
+
+def warn(message: str) -> None:
+    _labelled("warning:", "bold yellow", message)
+
+
+def note(message: str) -> None:
+    """A dim line on standard error."""
+    console().print(message, style="dim")
+
+
+def _labelled(label: str, style: str, message: str) -> None:
+    from rich.text import Text
+
+    console().print(Text.assemble((label, style), " ", " ".join(message.split())))
+
+
+def rows(pairs: Iterable[tuple[str, str]], *, stderr: bool = False) -> None:
+    """Names and values in two columns."""
+    from rich.text import Text
+
+    listed = list(pairs)
+    width = max((len(name) for name, _ in listed), default=0)
+    out = console(stderr=stderr)
+    for name, value in listed:
+        out.print(Text.assemble((f"{name:<{width}}  ", "bold"), value))
+
+
+def size(count: float) -> str:
+    """A number of bytes as people read it: 13.6 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def thousands(count: float) -> str:
+    """A count as people read it: 6.8 million."""
+    for word, scale in (("billion", 1e9), ("million", 1e6), ("thousand", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {word}"
+    return f"{count:.0f}"
+
+
+@contextmanager
+def download_progress(name: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a progress bar on a terminal; yields what to call with bytes done and bytes in all."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console(), transient=True) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total or None)

@@ -160,10 +160,10 @@ class InlineClient(_Client):
             self._engine_gone(f"the engine ended: {error!r}" if error else "the engine has been closed")
 
         def run() -> None:
-            from engine.core import Channel, serve
-
             error: BaseException | None = None
             try:
+                from engine.core import Channel, serve
+
                 serve(self._options, Channel(self._inbox, lambda reply: _post(loop, receive, reply)))
             except Exception as caught:
                 log.exception("the engine thread failed")

@@ -44,6 +44,7 @@ class EngineOptions:
     cache: CacheOptions = field(default_factory=CacheOptions)
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
     spec: SpecOptions = field(default_factory=SpecOptions)
+    json_logs: bool = False  # of an engine in a process of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,4 +68,3 @@ class ServerOptions:
     cors_allow_origin: tuple[str, ...] = ()
     tokenizer_config_path: str | None = None
     graceful_termination_timeout: int = 90
-    json_output: bool = False

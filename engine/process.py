@@ -6,7 +6,6 @@ the other for long: the end of the stream is the sign that the other one is gone
 """
 
 import faulthandler
-import logging
 import os
 import signal
 import socket
@@ -20,6 +19,7 @@ from queue import SimpleQueue
 import msgspec
 
 from engine.config import EngineOptions
+from engine.logs import configure_logging
 from engine.wire import FrameReader, Message, Reply, decode_message, frame
 
 ENTRY_POINT = "engine.process"
@@ -40,10 +40,10 @@ def main() -> None:
     """Entry point of the child: `python -m engine.process FD`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # the parent asks for stacks before it kills a hung engine
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s engine: %(message)s")
     connection = socket.socket(fileno=int(sys.argv[1]))
     frames = _frames(connection)
     options = msgspec.msgpack.decode(next(frames), type=EngineOptions)
+    configure_logging(as_json=options.json_logs)
     inbox: SimpleQueue[Message] = SimpleQueue()
 
     def read() -> None:

@@ -149,7 +149,7 @@ SERVER = (
         at_least=0,
         fills="server.graceful_termination_timeout",
     ),
-    Switch("json-output", "Log in JSON", fills="server.json_output"),
+    Switch("json-output", "Log in JSON"),
     Flag("otlp-endpoint", "Where to send traces", metavar="URL", no_effect=NO_TRACES),
     Flag("otlp-service-name", "Service name in traces", no_effect=NO_TRACES),
     Flag("usage-stats", "Report usage", choices=("on", "no-stack", "off"), no_effect="nothing is ever reported"),

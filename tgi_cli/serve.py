@@ -11,12 +11,10 @@ import typer
 from engine.config import EngineOptions, ServerOptions
 from engine.errors import ConfigError
 from tgi_cli import ui
-from tgi_cli.logs import configure_logging
 from tgi_cli.models import find_model
 from tgi_cli.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from engine.client import EngineClient
     from engine.types import EngineInfo
 
 PACKAGES = ("tgi", "numpy", "tokenizers", "safetensors", "huggingface_hub", "torch", "transformers")
@@ -42,6 +40,8 @@ def serve(
     if env:
         ui.rows(environment(settings))
         return
+    from engine.logs import configure_logging
+
     configure_logging(as_json=bool(settings["json_output"]))
     for notice in settings.notices():
         log.warning("%s", notice)
@@ -52,6 +52,7 @@ def serve(
 def _run(engine: EngineOptions, server: ServerOptions, *, inline: bool) -> None:
     from pathlib import Path
 
+    from engine.client import InlineClient, ProcessClient
     from engine.server.run import serve as serve_http
     from engine.text.tokenizer import Tokenizer
 
@@ -60,26 +61,11 @@ def _run(engine: EngineOptions, server: ServerOptions, *, inline: bool) -> None:
         log.warning("everyone who reaches %s may use this server; set API_KEY to ask for a key", server.hostname)
     template = server.tokenizer_config_path
     tokenizer = Tokenizer.load(Path(engine.model.path), Path(template) if template else None)
-    client = _client(engine, inline=inline)
-    serve_http(client, tokenizer, server, on_ready=lambda url: log.info("ready at %s", url))
+    client = InlineClient(engine) if inline else ProcessClient(engine)
+    serve_http(client, tokenizer, server, on_ready=_announce)
 
 
-def _client(options: EngineOptions, *, inline: bool) -> "EngineClient":
-    """The engine, in this process or its own; it says what it loaded."""
-    from engine.client import InlineClient, ProcessClient
-
-    class Inline(InlineClient):
-        async def start(self) -> "EngineInfo":
-            return _announce(await super().start())
-
-    class Process(ProcessClient):
-        async def start(self) -> "EngineInfo":
-            return _announce(await super().start())
-
-    return Inline(options) if inline else Process(options)
-
-
-def _announce(info: "EngineInfo") -> "EngineInfo":
+def _announce(url: str, info: "EngineInfo") -> None:
     log.info(
         "%s with %s parameters on the %s runtime in %s: %s of weights, %s of KV cache for %d tokens, %d a request",
         info.architecture,
@@ -91,7 +77,7 @@ def _announce(info: "EngineInfo") -> "EngineInfo":
         info.num_blocks * info.block_size,
         info.max_total_tokens,
     )
-    return info
+    log.info("ready at %s", url)
 
 
 def environment(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -46,7 +46,8 @@ class Settings:
     def engine_options(self, model_path: Path) -> EngineOptions:
         parts = {name: self._section(name) for name in SECTIONS if name != "server"}
         parts["model"]["path"] = str(model_path)
-        return EngineOptions(**{name: SECTIONS[name](**values) for name, values in parts.items()})
+        options = {name: SECTIONS[name](**values) for name, values in parts.items()}
+        return EngineOptions(**options, json_logs=bool(self["json_output"]))
 
     def server_options(self, model_id: str) -> ServerOptions:
         return ServerOptions(model_id=model_id, api_keys=self._api_keys(), **self._section("server"))

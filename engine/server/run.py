@@ -15,9 +15,11 @@ from engine.config import ServerOptions
 from engine.errors import AddressInUse, ConfigError
 from engine.server.app import create_app
 from engine.text.tokenizer import Tokenizer
+from engine.types import EngineInfo
 
 KEEP_ALIVE_SECONDS = 60  # that an idle connection stays open
 LAST_WORDS_SECONDS = 2.0  # for cancelled requests to tell their clients so
+OnReady = Callable[[str, EngineInfo], None]
 BACKLOG = 2048  # connections that wait to be accepted
 
 
@@ -25,9 +27,9 @@ def serve(
     client: EngineClient,
     tokenizer: Tokenizer,
     options: ServerOptions,
-    on_ready: Callable[[str], None] = lambda url: print(f"ready at {url}", flush=True),
+    on_ready: OnReady = lambda url, info: print(f"ready at {url}", flush=True),
 ) -> None:
-    """Serve until a signal ends it; returns when all is closed. `on_ready` is called with the URL.
+    """Serve until a signal ends it; returns when all is closed. `on_ready` is called with the URL and what was loaded.
 
     The address is taken first and opened last: a port in use is reported before a model is loaded, and
     nothing can connect before the engine is ready. SIGTERM or SIGINT lets running requests finish for up
@@ -79,16 +81,17 @@ async def _serve(
     tokenizer: Tokenizer,
     options: ServerOptions,
     listener: socket.socket,
-    on_ready: Callable[[str], None],
+    on_ready: OnReady,
 ) -> None:
     try:
-        app = create_app(client, tokenizer, options, await client.start())
+        info = await client.start()
+        app = create_app(client, tokenizer, options, info)
         try:
             listener.listen(BACKLOG)
         except OSError as error:  # another program began to listen while the model was loading
             raise _cannot_listen(options.hostname, options.port, error) from None
         url = _url(listener)
-        await make_server(app, options, lambda: on_ready(url)).serve([listener])
+        await make_server(app, options, lambda: on_ready(url, info)).serve([listener])
     finally:
         await client.close()
 

@@ -53,7 +53,7 @@ TGI_FLAGS = [
     ("cuda-memory-fraction", "0.5", "no effect"),
     ("rope-scaling", "dynamic", "refused"),
     ("rope-factor", "2", "refused"),
-    ("json-output", None, "server.json_output"),
+    ("json-output", None, "read"),
     ("otlp-endpoint", "http://collector:4317", "no effect"),
     ("otlp-service-name", "me", "no effect"),
     ("cors-allow-origin", "https://a.example", "server.cors_allow_origin"),

@@ -12,7 +12,7 @@ import pytest
 from cli_runner import Run, assert_refused
 
 from engine.errors import ConfigError
-from tgi_cli.logs import configure_logging
+from engine.logs import configure_logging
 
 
 def test_a_server_starts_answers_and_ends(tgi: Run, tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+# Common tasks. `just` lists them; `just setup` comes first.
+
+python := ".venv/bin/python"
+
+_list:
+    @just --list --unsorted
+
+# Create .venv with the project (editable) and the test extras
+setup:
+    python3 -m venv .venv
+    .venv/bin/pip install -q -c configs/constraints.txt -e '.[test]'
+
+# Formatting, lint and types
+check:
+    .venv/bin/ruff format --check .
+    .venv/bin/ruff check .
+    .venv/bin/mypy
+
+# The test suite without what is marked slow; `just test tests/sched` runs a part
+test *arguments:
+    {{ python }} -m pytest -n 2 {{ arguments }}
+
+# Every proof, however long it takes
+prove *arguments:
+    {{ python }} -m pytest -n 2 -m '' {{ arguments }}
+
+# Serve the built-in model; `just serve MODEL --port 8080`
+serve *arguments:
+    .venv/bin/tgi serve {{ arguments }}
+
+# How long the commands take to start
+bench *arguments:
+    {{ python }} bench/startup.py {{ arguments }}
+
+# Renew the parts of docs/ that are made from the program
+docs:
+    {{ python }} tests/repo/generated_docs.py

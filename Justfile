@@ -30,7 +30,7 @@ serve *arguments:
 
 # How long the commands take to start
 bench *arguments:
-    {{ python }} bench/startup.py {{ arguments }}
+    {{ python }} -m bench.startup {{ arguments }}
 
 # Renew the parts of docs/ that are made from the program
 docs:

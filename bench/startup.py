@@ -1,6 +1,6 @@
 """How long the commands take to start: `tgi --help` until it ends, `tgi serve` until it is ready.
 
-    python bench/startup.py --runs 10
+    python -m bench.startup --runs 10
 
 The commands are launched as a user launches them; nothing of ours is imported. Each is run once before it is
 measured, so that files are in the page cache. The median and the extremes of wall time are shown: on a busy machine

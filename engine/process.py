@@ -38,7 +38,8 @@ def spawn(options: EngineOptions) -> tuple[subprocess.Popen[bytes], socket.socke
 
 def main() -> None:
     """Entry point of the child: `python -m engine.process FD`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for whole_group in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and service managers send them to all processes:
+        signal.signal(whole_group, signal.SIG_IGN)  # the parent decides, it may still have answers to finish
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # the parent asks for stacks before it kills a hung engine
     connection = socket.socket(fileno=int(sys.argv[1]))
     frames = _frames(connection)

@@ -202,6 +202,16 @@ async def test_killing_the_engine_frees_everything_and_it_comes_back() -> None:
     await client.close()
 
 
+@pytest.mark.parametrize("order", [signal.SIGTERM, signal.SIGINT])
+async def test_the_engine_leaves_the_signals_of_its_group_to_the_parent(order: signal.Signals) -> None:
+    client = ProcessClient(options())
+    info = await client.start()
+    os.kill(info.pid, order)
+    assert len(tokens(await collect(client, ask(2)))) == 2
+    assert client.pid == info.pid
+    await client.close()
+
+
 async def test_a_hung_engine_is_replaced() -> None:
     client = ProcessClient(options(), hang_seconds=3.0)
     info = await client.start()

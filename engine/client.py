@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -44,7 +44,12 @@ STOP_SECONDS = 5.0  # for an engine that was asked to end
 
 
 class EngineClient(Protocol):
-    """Five methods; `InlineClient`, `ProcessClient` and the tests' fake engine implement them."""
+    """Five methods; `InlineClient`, `ProcessClient` and the tests' fake engine implement them.
+
+    `on_step` may be set to what shall see the counters of every step, of which `stats` shows the newest.
+    """
+
+    on_step: Callable[[EngineStats], None]
 
     async def start(self) -> EngineInfo:
         """Load the model. Raises the subclasses of `StartError`."""
@@ -77,6 +82,7 @@ class _Client:
         self._ids = itertools.count(1)
         self._open: dict[int, asyncio.Queue[TokenEvent | EngineError]] = {}
         self._stats = EngineStats()
+        self.on_step: Callable[[EngineStats], None] = lambda stats: None
         self._healthy = False
 
     @property
@@ -115,7 +121,7 @@ class _Client:
     def _deliver(self, reply: Reply) -> None:
         match reply:
             case Step():
-                self._stats = reply.stats
+                self._report(reply.stats)
                 for event in reply.events:
                     if (queue := self._open.get(event.request_id)) is not None:
                         queue.put_nowait(event)
@@ -124,10 +130,14 @@ class _Client:
                 if (queue := self._open.get(reply.request_id)) is not None:
                     queue.put_nowait(kind(reply.message))
 
+    def _report(self, stats: EngineStats) -> None:
+        self._stats = stats
+        self.on_step(stats)
+
     def _engine_gone(self, why: str) -> None:
         """Nothing is in use any more, and whoever waits learns that no answer will come."""
         self._healthy = False
-        self._stats = EngineStats(blocks_total=self._stats.blocks_total)
+        self._report(EngineStats(blocks_total=self._stats.blocks_total))
         for queue in self._open.values():
             queue.put_nowait(EngineDead(why))
 

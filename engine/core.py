@@ -72,6 +72,8 @@ class _Open:
 
     arrived: float
     seed: int
+    prompt_len: int
+    prompt_known: int = 0  # prompt tokens computed so far, or found in the prefix cache
     started: float | None = None
     first_token: float | None = None
     prompt_logprobs: list[float] = field(default_factory=list)
@@ -95,8 +97,8 @@ class EngineCore:
         self._options = options
         self._open: dict[int, _Open] = {}
         self._steps = self._prompt_tokens = self._generated = self._drafted = self._accepted = 0
-        self._step_seconds = 0.0
-        self._step_prefill = False
+        self._step_seconds, self._step_size = 0.0, 0
+        self._step_prefill = self._step_failed = False
         self._stopping = False
 
     @property
@@ -134,7 +136,9 @@ class EngineCore:
             drafted_tokens=self._drafted,
             accepted_tokens=self._accepted,
             step_seconds=self._step_seconds,
+            step_size=self._step_size,
             step_prefill=self._step_prefill,
+            step_failed=self._step_failed,
             batch_max_tokens=scheduler.batch_max_tokens,
         )
 
@@ -187,7 +191,7 @@ class EngineCore:
             )
         )
         assert params.seed is not None
-        self._open[request_id] = _Open(self._clock(), params.seed)
+        self._open[request_id] = _Open(self._clock(), params.seed, len(request.prompt))
 
     def cancel(self, request_id: int) -> None:
         """Forget a request, wherever it is. Unknown ids are ignored: it may just have finished."""
@@ -207,12 +211,13 @@ class EngineCore:
             result = self._worker.execute(plan)
         except Exception as error:
             log.exception("step %d failed", plan.step)
+            self._count(plan, self._clock() - began, failed=True)
             drain()
             updates = self._scheduler.abort_step(f"the engine failed in step {plan.step}: {error}")
             return [self._event(update, ChunkOutput(), self._clock()) for update in updates]
-        drain()
         ended = self._clock()
         self._count(plan, ended - began)
+        drain()
         self._collect_scores(plan, result)
         updates = self._scheduler.commit(result)
         return [self._event(update, result.outputs.get(update.request_id, ChunkOutput()), ended) for update in updates]
@@ -220,12 +225,17 @@ class EngineCore:
     def close(self) -> None:
         self._worker.close()
 
-    def _count(self, plan: StepPlan, seconds: float) -> None:
+    def _count(self, plan: StepPlan, seconds: float, failed: bool = False) -> None:
+        """A prompt token counts once, also when it is computed again after a preemption."""
+        prompts = [chunk for chunk in plan.chunks if self._scheduler.in_prompt(chunk)]
         self._steps += 1
-        self._step_seconds = seconds
-        prompt = sum(len(chunk.tokens) for chunk in plan.chunks if self._scheduler.in_prompt(chunk))
-        self._prompt_tokens += prompt
-        self._step_prefill = prompt > 0
+        self._step_seconds, self._step_size = seconds, len(plan.chunks)
+        self._step_prefill, self._step_failed = bool(prompts), failed
+        for chunk in () if failed else prompts:
+            opened = self._open[chunk.request_id]
+            known = max(opened.prompt_known, min(chunk.start + len(chunk.tokens), opened.prompt_len))
+            self._prompt_tokens += known - opened.prompt_known
+            opened.prompt_known = known
 
     def _collect_scores(self, plan: StepPlan, result: StepResult) -> None:
         """Join the prompt scores of several chunks; a position scored again after a preemption counts once."""

@@ -258,20 +258,18 @@ class Metrics:
         self.accepted_draft_tokens = counter("accepted_draft_tokens", "Draft tokens the model agreed with")
 
     def observe_step(self, stats: EngineStats) -> None:
-        """Record the engine's newest step, once however many requests report it."""
-        steps = stats.steps - self._last_step
-        if steps == 0:
+        """Record a step of the engine. A report without a new one, such as a heartbeat, changes nothing."""
+        last, self._last_step = self._last_step, stats.steps
+        if stats.steps in (0, last):  # 0: an engine that has just started, or is gone
             return
-        self._last_step = stats.steps
         method = "prefill" if stats.step_prefill else "decode"
-        # Steps that brought no request a token were not seen; a smaller number is a new engine.
-        unseen = steps if steps > 0 else stats.steps
-        self.batch_inference_count.inc(unseen, method)
-        self.batch_inference_success.inc(unseen, method)
+        ended = self.batch_inference_failure if stats.step_failed else self.batch_inference_success
+        self.batch_inference_count.inc(1, method)
+        ended.inc(1, method)
         self.batch_inference_duration.observe(stats.step_seconds, method)
         self.batch_forward_duration.observe(stats.step_seconds, method)
         if stats.step_prefill:
-            self.batch_next_size.observe(stats.running)
+            self.batch_next_size.observe(stats.step_size)
 
     def exposition(self, stats: EngineStats) -> str:
         """The page at `/metrics`."""

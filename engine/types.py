@@ -127,5 +127,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     step_seconds: float = 0.0  # of the last step
-    step_prefill: bool = False  # whether the last step computed prompt tokens
+    step_size: int = 0  # requests the last step computed
+    step_prefill: bool = False  # whether it computed prompt tokens
+    step_failed: bool = False
     batch_max_tokens: int = 0  # tokens the running requests may grow to

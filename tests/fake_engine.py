@@ -1,7 +1,7 @@
 """An engine without a model: it answers with the tokens of a script, as fast or as slowly as a test lets it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from engine.errors import EngineDead, EngineError
 from engine.types import (
@@ -51,6 +51,7 @@ class FakeEngine:
         self.start_error: EngineError | None = None
         self.healthy = False
         self.stats = EngineStats(blocks_total=info.num_blocks)
+        self.on_step: Callable[[EngineStats], None] = lambda stats: None
         self.requests: list[GenerateRequest] = []
         self.cancelled: list[GenerateRequest] = []
         self.waiting = asyncio.Event()  # a request has reached the gate

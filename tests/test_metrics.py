@@ -188,18 +188,25 @@ def test_the_engines_numbers_are_read_at_the_scrape(metrics: Metrics) -> None:
     assert {name: series[f"tgi_{name}", ()] for name in expected} == expected
 
 
-def test_a_step_counts_once_however_many_requests_saw_it(metrics: Metrics) -> None:
+def test_a_step_counts_once_and_a_heartbeat_not_at_all(metrics: Metrics) -> None:
+    prefill = EngineStats(steps=1, step_prefill=True, step_size=3, step_seconds=0.5)  # and nobody runs on
     for stats in [
-        EngineStats(steps=1, step_prefill=True, running=2, step_seconds=0.5),
-        EngineStats(steps=1, step_prefill=True, running=2, step_seconds=0.5),
-        EngineStats(steps=4, running=2, step_seconds=0.25),
-        EngineStats(steps=2, running=1),  # of a new engine
+        EngineStats(),
+        prefill,
+        prefill,
+        EngineStats(steps=2, running=2, step_size=2, step_seconds=0.25),
+        EngineStats(steps=3, running=1, step_size=2, step_failed=True),
+        EngineStats(),  # the engine is gone
+        EngineStats(steps=1, running=1, step_size=1),
     ]:
         metrics.observe_step(stats)
-    count, duration = metrics.batch_inference_count, metrics.batch_inference_duration
-    assert (count.value("prefill"), count.value("decode")) == (1, 5)
-    assert (duration.count("prefill"), duration.count("decode")) == (1, 2)
-    assert metrics.batch_next_size.count() == 1
+    count, success, failure = (getattr(metrics, f"batch_inference_{what}") for what in ("count", "success", "failure"))
+    assert [metric.value("prefill") for metric in (count, success, failure)] == [1, 1, 0]
+    assert [metric.value("decode") for metric in (count, success, failure)] == [3, 2, 1]
+    duration = metrics.batch_inference_duration
+    assert (duration.count("prefill"), duration.count("decode")) == (1, 3)
+    _, series = parse(metrics.exposition(EngineStats()))
+    assert (series["tgi_batch_next_size_count", ()], series["tgi_batch_next_size_sum", ()]) == (1, 3)
 
 
 @given(st.lists(st.floats(0, 10, allow_nan=False), max_size=50), st.text(max_size=20))

@@ -187,7 +187,6 @@ class Generation(Answer):
 
     def _observe(self, event: TokenEvent) -> None:
         metrics, now = self._service.metrics, time.monotonic()
-        metrics.observe_step(self._service.client.stats)
         if event.drafted:
             metrics.request_skipped_tokens.observe(event.accepted)
         if not event.tokens:

@@ -13,6 +13,7 @@ from engine.server.schema import GenerateParameters, Stop
 
 MAX_CHOICES = 8  # `n` of the OpenAI routes
 MAX_STOP_LENGTH = 1024  # characters of one stop sequence
+SMALLEST_FLOAT32 = 2.0**-149  # TGI reads parameters as float32, where anything less is zero
 
 
 class Permits:
@@ -101,7 +102,7 @@ def _or(value: float | None, default: float) -> float:
 
 def _check_ranges(parameters: GenerateParameters) -> None:
     for name in ("temperature", "repetition_penalty"):
-        if getattr(parameters, name) is not None and not getattr(parameters, name) > 0.0:
+        if not _or(getattr(parameters, name), 1.0) >= SMALLEST_FLOAT32:
             raise InvalidRequest(f"`{name}` must be strictly positive")
     for name in ("frequency_penalty", "presence_penalty"):
         if not -2.0 <= _or(getattr(parameters, name), 0.0) <= 2.0:

@@ -130,10 +130,15 @@ class Server(uvicorn.Server):
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn cancels the requests that are left over but does not wait for their last words."""
+        """uvicorn cancels the requests that are left over but does not wait for their last words.
+
+        Nor does it let the application close what it opened when a second signal has cut the first one short.
+        """
         await super().shutdown(sockets)
         if self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS_SECONDS)
+        if self.force_exit:
+            await self.lifespan.shutdown()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains; a second cancels what still runs."""

@@ -49,6 +49,7 @@ class Service:
         self.compute_type = os.environ.get("COMPUTE_TYPE", info.runtime)
         self.permits = Permits(options.max_concurrent_requests)
         self.metrics = Metrics(info, self.max_input_tokens)
+        client.on_step = self.metrics.observe_step
         self.executor = ThreadPoolExecutor(options.validation_workers, thread_name_prefix="validation")
 
     async def in_executor(self, function: Callable[..., T], *arguments: object) -> T:

@@ -12,7 +12,7 @@ import pytest
 from engine.client import InlineClient, ProcessClient
 from engine.config import CacheOptions, EngineOptions, ModelOptions, SchedulerOptions, SpecOptions
 from engine.errors import EngineDead, InvalidRequest, ModelNotFound, Overloaded, StartError
-from engine.types import FinishReason, GenerateRequest, SamplingParams, TokenEvent
+from engine.types import EngineStats, FinishReason, GenerateRequest, SamplingParams, TokenEvent
 
 MODEL = Path(__file__).parents[2] / "engine" / "assets" / "default"
 PROMPT = tuple(range(100, 140))
@@ -210,6 +210,19 @@ async def test_the_engine_leaves_the_signals_of_its_group_to_the_parent(order: s
     assert len(tokens(await collect(client, ask(2)))) == 2
     assert client.pid == info.pid
     await client.close()
+
+
+async def test_every_step_is_reported_also_those_that_bring_no_request_a_token() -> None:
+    client = InlineClient(options(scheduler=SchedulerOptions(max_batch_prefill_tokens=16)))
+    reported: list[EngineStats] = []
+    client.on_step = reported.append
+    await client.start()
+    await collect(client, ask(3))  # 40 prompt tokens: three steps to the first token
+    await client.close()
+    steps = {stats.steps: stats for stats in reported}
+    assert list(steps) == [1, 2, 3, 4, 5, 0]  # 0: it is gone
+    assert [stats.step_prefill for stats in steps.values()] == [True, True, True, False, False, False]
+    assert all(stats.step_size == 1 for stats in reported if stats.steps)
 
 
 async def test_a_hung_engine_is_replaced() -> None:

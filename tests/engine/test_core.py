@@ -119,10 +119,24 @@ def test_a_step_that_fails_ends_its_requests_and_the_engine_goes_on(caplog: pyte
     assert event.error is not None
     assert "out of luck" in event.error
     assert "step 1 failed" in caplog.text
+    assert (engine.stats.steps, engine.stats.step_failed, engine.stats.prompt_tokens) == (1, True, 0)
     worker.before_answer = lambda plan: None
     engine.add(2, request())
     assert len(tokens(run(engine), 2)) == 4
     assert engine.stats.blocks_used == 0
+
+
+def test_a_prompt_token_counts_once_whether_computed_found_or_computed_again() -> None:
+    engine = core(CountingWorker(num_blocks=9), max_batch_prefill_tokens=3, max_batch_size=2)
+    engine.add(1, request(12, 20))
+    engine.add(2, request(10, 20))
+    run(engine)
+    assert engine.stats.preemptions > 0
+    assert engine.stats.prompt_tokens == 22
+    engine.add(3, request(12, 1))
+    run(engine)
+    assert engine.stats.cached_tokens > 0
+    assert engine.stats.prompt_tokens == 34
 
 
 def test_a_cancel_that_arrives_during_a_step_beats_its_commit() -> None:

@@ -1,6 +1,9 @@
 """`Tokenizer`: equal to transformers' on the same files, typed errors on bad ones."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,25 @@ def test_equals_transformers(kind: str, tmp_path: Path) -> None:
             assert ids == theirs.encode(text, add_special_tokens=special)
             for skip in (True, False):
                 assert ours.decode(ids, skip_special_tokens=skip) == theirs.decode(ids, skip_special_tokens=skip)
+
+
+def test_a_long_text_leaves_other_threads_their_turn() -> None:
+    """The server's event loop is one of them."""
+    tokenizer, text = Tokenizer.load(DEFAULT_MODEL), "word " * 200_000
+    started, turns = threading.Event(), 0
+
+    def encode() -> list[int]:
+        started.set()
+        return tokenizer.encode(text)
+
+    with ThreadPoolExecutor(1) as thread:
+        encoding = thread.submit(encode)
+        started.wait()
+        while not encoding.done():
+            time.sleep(0)
+            turns += 1
+    assert len(encoding.result()) >= 200_000
+    assert turns > 100
 
 
 def test_equals_transformers_on_the_default_model() -> None:

@@ -46,10 +46,12 @@ STOP_SECONDS = 5.0  # for an engine that was asked to end
 class EngineClient(Protocol):
     """Five methods; `InlineClient`, `ProcessClient` and the tests' fake engine implement them.
 
-    `on_step` may be set to what shall see the counters of every step, of which `stats` shows the newest.
+    `on_step` may be set to what shall see the counters of every step, of which `stats` shows the newest;
+    `on_lost` to what shall learn that the engine is gone for good, and why.
     """
 
     on_step: Callable[[EngineStats], None]
+    on_lost: Callable[[str], None]
 
     async def start(self) -> EngineInfo:
         """Load the model. Raises the subclasses of `StartError`."""
@@ -83,6 +85,7 @@ class _Client:
         self._open: dict[int, asyncio.Queue[TokenEvent | EngineError]] = {}
         self._stats = EngineStats()
         self.on_step: Callable[[EngineStats], None] = lambda stats: None
+        self.on_lost: Callable[[str], None] = lambda why: None
         self._healthy = False
 
     @property
@@ -263,14 +266,14 @@ class ProcessClient(_Client):
             while restarts and now - restarts[0] > RESTART_WINDOW:
                 restarts.popleft()
             if len(restarts) == len(RESTART_DELAYS):
-                log.error("the engine died %d times within %d s; giving up", len(restarts) + 1, RESTART_WINDOW)
+                self.on_lost(f"the engine died {len(restarts) + 1} times within {RESTART_WINDOW:.0f} s")
                 return
             await asyncio.sleep(RESTART_DELAYS[len(restarts)])
             restarts.append(now)
             try:
                 reader = await self._launch()
             except StartError as error:
-                log.error("the engine could not be restarted: %s", error)
+                self.on_lost(f"the engine could not be restarted: {error}")
                 return
             log.warning("the engine has been restarted (process %d)", self.pid)
 

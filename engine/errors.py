@@ -49,6 +49,7 @@ class GenerationFailed(EngineError):
 class EngineDead(EngineError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
     error_type = "unhealthy"
+    exit_code = 70  # of a server whose engine could not be brought back
 
 
 class StartError(EngineError):

@@ -52,6 +52,7 @@ class FakeEngine:
         self.healthy = False
         self.stats = EngineStats(blocks_total=info.num_blocks)
         self.on_step: Callable[[EngineStats], None] = lambda stats: None
+        self.on_lost: Callable[[str], None] = lambda why: None
         self.requests: list[GenerateRequest] = []
         self.cancelled: list[GenerateRequest] = []
         self.waiting = asyncio.Event()  # a request has reached the gate

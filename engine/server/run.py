@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from engine.client import EngineClient
 from engine.config import ServerOptions
-from engine.errors import AddressInUse, ConfigError
+from engine.errors import AddressInUse, ConfigError, EngineDead
 from engine.server.app import create_app
 from engine.text.tokenizer import Tokenizer
 from engine.types import EngineInfo
@@ -35,7 +35,7 @@ def serve(
     nothing can connect before the engine is ready. SIGTERM or SIGINT lets running requests finish for up
     to `graceful_termination_timeout` seconds; a second one ends them at once.
 
-    Raises AddressInUse, ConfigError and what `client.start` raises.
+    Raises AddressInUse, ConfigError, what `client.start` raises, and EngineDead where the engine is lost for good.
     """
     with bind(options.hostname, options.port) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(client, tokenizer, options, listener, on_ready))
@@ -91,7 +91,11 @@ async def _serve(
         except OSError as error:  # another program began to listen while the model was loading
             raise _cannot_listen(options.hostname, options.port, error) from None
         url = _url(listener)
-        await make_server(app, options, lambda: on_ready(url, info)).serve([listener])
+        server = make_server(app, options, lambda: on_ready(url, info))
+        client.on_lost = server.give_up
+        await server.serve([listener])
+        if server.lost:
+            raise EngineDead(f"{server.lost}; the server ends")
     finally:
         await client.close()
 
@@ -124,6 +128,12 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self.lost: str | None = None  # why there is no engine any more
+
+    def give_up(self, why: str) -> None:
+        """End as after a signal, because nothing can be answered any more."""
+        self.lost = why
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -225,6 +225,22 @@ async def test_every_step_is_reported_also_those_that_bring_no_request_a_token()
     assert all(stats.step_size == 1 for stats in reported if stats.steps)
 
 
+async def test_an_engine_that_keeps_dying_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.client.RESTART_DELAYS", (0.0,))
+    client = ProcessClient(options())
+    lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    client.on_lost = lost.set_result
+    info = await client.start()
+    os.kill(info.pid, signal.SIGKILL)
+    while client.pid in (None, info.pid) or not client.healthy:
+        await asyncio.sleep(0.01)
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGKILL)
+    assert "died 2 times" in await lost
+    assert not client.healthy
+    await client.close()
+
+
 async def test_a_hung_engine_is_replaced() -> None:
     client = ProcessClient(options(), hang_seconds=3.0)
     info = await client.start()

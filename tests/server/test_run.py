@@ -18,7 +18,7 @@ from fake_engine import FakeEngine
 from serving import MODEL
 
 from engine.config import ServerOptions
-from engine.errors import AddressInUse, ConfigError, ModelNotFound
+from engine.errors import AddressInUse, ConfigError, EngineDead, ModelNotFound
 from engine.server.run import bind, serve
 from engine.text.tokenizer import Tokenizer
 from engine.types import EngineInfo
@@ -190,3 +190,15 @@ def test_limits_that_do_not_fit_the_engine_are_refused(tokenizer: Tokenizer) -> 
     with pytest.raises(ConfigError, match=r"--max-input-tokens \(64\) must be less than --max-total-tokens \(64\)"):
         serve(engine, tokenizer, ServerOptions(model_id="m", port=0, max_input_tokens=64))
     assert engine.closed
+
+
+def test_a_server_whose_engine_is_lost_for_good_ends_with_its_own_exit_code(tokenizer: Tokenizer) -> None:
+    client = FakeEngine()
+    with pytest.raises(EngineDead, match="it died too often; the server ends") as caught:
+        serve(
+            client,
+            tokenizer,
+            ServerOptions(model_id="m", port=0),
+            on_ready=lambda url, info: client.on_lost("it died too often"),
+        )
+    assert caught.value.exit_code == 70

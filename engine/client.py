@@ -159,6 +159,8 @@ class InlineClient(_Client):
 
         def receive(reply: Reply) -> None:
             match reply:
+                case Ready() | StartFailed() if started.done():  # nobody waits any more
+                    pass
                 case Ready():
                     self._healthy = True
                     started.set_result(reply.info)

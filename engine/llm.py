@@ -120,6 +120,8 @@ class LLM:
         keep_stop: bool = True,
     ) -> list[Generation]:
         """Answer all prompts in one batch, in their order. For programs that do not use asyncio themselves."""
+        if isinstance(prompts, str):  # one text is a sequence of its characters, which nobody means
+            prompts = [prompts]
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
 
         async def run() -> list[Generation]:

@@ -31,7 +31,12 @@ def spawn(options: EngineOptions) -> tuple[subprocess.Popen[bytes], socket.socke
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-P", "-m", ENTRY_POINT, str(theirs.fileno())]
     with theirs:
-        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603 - our own command
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C in a terminal is for the parent alone, also while the child is starting
+        )
     ours.sendall(frame(options))
     return process, ours
 

@@ -88,8 +88,12 @@ def _ropes(config: Mapping[str, Any], head_dim: int, max_context: int) -> tuple[
     if not isinstance(by_type, Mapping) or not by_type.keys() <= {"full_attention", "sliding_attention"}:
         raise refusal("rope_parameters", by_type, "parameters for full_attention and sliding_attention")
 
-    def of(kind: str, theta: str, scaling: Mapping[str, Any] | None) -> RopeSpec:
-        parameters = {**(by_type.get(kind) or {}), **(scaling or {})}
+    def of(kind: str, theta: str, scaling: object) -> RopeSpec:
+        parameters: dict[str, Any] = {}
+        for key, part in ((f"rope_parameters.{kind}", by_type.get(kind)), ("rope_scaling", scaling)):
+            if not isinstance(part, Mapping | None):
+                raise refusal(key, part, "a table of parameters, or null")
+            parameters |= part or {}
         return rope(config, head_dim=head_dim, max_context=max_context, theta=number(config, theta), scaling=parameters)
 
     return (

@@ -5,6 +5,7 @@ from contextlib import aclosing
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,7 +14,16 @@ from engine.server.body import read_struct
 from engine.server.errors import ToolError, reason
 from engine.server.generation import Generation, Prepared, Step, Stopwatch, merge, observed, prepare, run_all
 from engine.server.headers import compute_headers, stream_headers
-from engine.server.openai import Label, check_choices, finish_reason, new_id, to_parameters, usage
+from engine.server.openai import (
+    Label,
+    RunningUsage,
+    check_choices,
+    finish_reason,
+    new_id,
+    stream_timings,
+    to_parameters,
+    usage,
+)
 from engine.server.schema import (
     CHAT_DECODER,
     ChatBody,
@@ -33,6 +43,7 @@ from engine.server.service import SYSTEM_FINGERPRINT, Service, service
 from engine.server.sse import EventStream, event, unless_disconnected, with_errors
 from engine.text.output import Piece
 from engine.text.tokenizer import Tokenizer
+from engine.types import Timings
 
 
 async def chat_completions(request: Request) -> Response:
@@ -145,14 +156,15 @@ async def _events(here: Service, body: ChatBody, prompt: str, label: Label) -> A
         with here.permits.hold(count):
             prepared = await _prepare(here, body, prompt, watch)
             generations = [Generation(here, candidate, watch) for candidate in prepared.candidates(count)]
+            running = RunningUsage(body.stream_options, len(prepared.prompt))
             async with aclosing(merge(generations)) as steps:
                 async for step in steps:
-                    yield _step(here.tokenizer, body, label, step)
-        if body.stream_options is not None and body.stream_options.include_usage:
-            yield _chunk(label, [], usage(len(prepared.prompt), generations))
+                    yield _step(here.tokenizer, body, label, step, running)
+        if running.at_the_end:
+            yield _chunk(label, [], usage(len(prepared.prompt), generations), stream_timings(body.timings, generations))
 
 
-def _step(tokenizer: Tokenizer, body: ChatBody, label: Label, step: Step) -> bytes:
+def _step(tokenizer: Tokenizer, body: ChatBody, label: Label, step: Step, running: RunningUsage) -> bytes:
     chunks = []
     for i, piece in enumerate(step.pieces):
         choice = ChatChunkChoice(
@@ -161,11 +173,16 @@ def _step(tokenizer: Tokenizer, body: ChatBody, label: Label, step: Step) -> byt
             logprobs=_logprobs(tokenizer, body, [piece]),
             finish_reason=finish_reason(step.finish_reason) if i == len(step.pieces) - 1 else None,
         )
-        chunks.append(_chunk(label, [choice]))
+        chunks.append(_chunk(label, [choice], running.count()))
     return b"".join(chunks)
 
 
-def _chunk(label: Label, choices: list[ChatChunkChoice], used: Usage | None = None) -> bytes:
+def _chunk(
+    label: Label,
+    choices: list[ChatChunkChoice],
+    used: Usage | None = None,
+    timings: Timings | UnsetType = UNSET,
+) -> bytes:
     chunk = ChatChunk(
         id=label.id,
         created=label.created,
@@ -173,6 +190,7 @@ def _chunk(label: Label, choices: list[ChatChunkChoice], used: Usage | None = No
         system_fingerprint=SYSTEM_FINGERPRINT,
         choices=choices,
         usage=used,
+        timings=timings,
     )
     return event(encode(chunk))
 

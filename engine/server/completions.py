@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,10 +14,11 @@ from engine.server.completion_choices import Choice, scores_only
 from engine.server.errors import BatchTooLarge, SuffixUnsupported
 from engine.server.generation import Generation, Prepared, Stopwatch, merge, observed, prepare, run_all
 from engine.server.headers import compute_headers, stream_headers
-from engine.server.openai import Label, check_choices, new_id, to_parameters, usage
+from engine.server.openai import Label, RunningUsage, check_choices, new_id, stream_timings, to_parameters, usage
 from engine.server.schema import COMPLETION_DECODER, Completion, CompletionBody, CompletionChoice, Usage, encode
 from engine.server.service import SYSTEM_FINGERPRINT, Service, service
 from engine.server.sse import EventStream, event, unless_disconnected, with_errors
+from engine.types import Timings
 
 Prompt = str | tuple[int, ...]
 
@@ -126,17 +128,20 @@ async def _events(here: Service, body: CompletionBody, label: Label) -> AsyncGen
             prepared = await _prepare(here, body, prompts, n, watch)
             generations = [Generation(here, one, watch) for each in prepared for one in each.candidates(n)]
             choices = [Choice(here.tokenizer, body, index, each) for index, each in enumerate(generations)]
+            prompt_tokens = sum(len(each.prompt) for each in prepared)
+            running = RunningUsage(body.stream_options, prompt_tokens)
             async with aclosing(merge(generations)) as steps:
                 async for step in steps:
-                    chunks = [
-                        event(encode(_completion(label, [choice], _tgi_usage(body, choice, generations[step.index]))))
-                        for choice in choices[step.index].stream(step)
-                    ]
+                    chunks = []
+                    made = list(choices[step.index].stream(step))
+                    echoed = max(0, len(made) - len(step.pieces))  # the prompt, which is no new token
+                    for i, choice in enumerate(made):
+                        used = running.count(i >= echoed) or _tgi_usage(body, choice, generations[step.index])
+                        chunks.append(event(encode(_completion(label, [choice], used))))
                     yield b"".join(chunks)
-        if body.stream_options is not None and body.stream_options.include_usage:
-            prompt_tokens = sum(len(each.prompt) for each in prepared)
+        if running.at_the_end:
             total = usage(prompt_tokens, [] if scores_only(body) else generations)
-            yield event(encode(_completion(label, [], total)))
+            yield event(encode(_completion(label, [], total, stream_timings(body.timings, generations))))
 
 
 def _tgi_usage(body: CompletionBody, choice: CompletionChoice, generation: Generation) -> Usage | None:
@@ -145,7 +150,12 @@ def _tgi_usage(body: CompletionBody, choice: CompletionChoice, generation: Gener
     return usage(len(generation.prepared.prompt), [] if scores_only(body) else [generation])
 
 
-def _completion(label: Label, choices: list[CompletionChoice], used: Usage | None) -> Completion:
+def _completion(
+    label: Label,
+    choices: list[CompletionChoice],
+    used: Usage | None,
+    timings: Timings | UnsetType = UNSET,
+) -> Completion:
     return Completion(
         id=label.id,
         created=label.created,
@@ -153,4 +163,5 @@ def _completion(label: Label, choices: list[CompletionChoice], used: Usage | Non
         system_fingerprint=SYSTEM_FINGERPRINT,
         choices=choices,
         usage=used,
+        timings=timings,
     )

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from engine.server import limits
 from engine.server.generation import Generation
-from engine.server.schema import GenerateParameters, Model, ModelList, OpenAIParameters, Usage, encode
+from engine.server.schema import GenerateParameters, Model, ModelList, OpenAIParameters, StreamOptions, Usage, encode
 from engine.server.service import service
-from engine.types import FinishReason
+from engine.types import FinishReason, Timings
 
 FINISH_REASONS = {FinishReason.EOS: "stop", FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
 
@@ -71,6 +72,30 @@ def finish_reason(reason: FinishReason | None) -> str | None:
 def usage(prompt_tokens: int, generations: Sequence[Generation]) -> Usage:
     completion_tokens = sum(len(generation.pieces) for generation in generations)
     return Usage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)
+
+
+class RunningUsage:
+    """What a stream says of its usage on the way (`continuous_usage_stats`) and at its end (`include_usage`)."""
+
+    def __init__(self, options: StreamOptions | None, prompt_tokens: int) -> None:
+        self.at_the_end = options is not None and bool(options.include_usage)
+        self._on_the_way = options is not None and bool(options.continuous_usage_stats)
+        self._prompt_tokens = prompt_tokens
+        self._tokens = 0
+
+    def count(self, tokens: int = 1) -> Usage | None:
+        """The usage with so many more tokens; None unless every chunk is to carry it."""
+        self._tokens += tokens
+        if not self._on_the_way:
+            return None
+        return Usage(self._prompt_tokens, self._tokens, self._prompt_tokens + self._tokens)
+
+
+def stream_timings(wanted: bool | None, generations: Sequence[Generation]) -> Timings | UnsetType:
+    """The times of a stream that is one answer, if they were asked for; those of several would not add up."""
+    if not wanted or len(generations) != 1:
+        return UNSET
+    return generations[0].timings or UNSET
 
 
 async def models(request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 import socket
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from engine.errors import AddressInUse, ConfigError, EngineDead
 from engine.server.app import create_app
 from engine.text.tokenizer import Tokenizer
 from engine.types import EngineInfo
+
+log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 60  # that an idle connection stays open
 LAST_WORDS_SECONDS = 2.0  # for cancelled requests to tell their clients so
@@ -152,6 +155,10 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains; a second cancels what still runs."""
+        running = len(self.server_state.tasks)
+        if not self.should_exit and running:
+            patience = self.config.timeout_graceful_shutdown
+            log.info("finishing %d requests, for at most %s s; a second signal ends them", running, patience)
         if self.should_exit:
             self.force_exit = True
             for task in self.server_state.tasks:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from engine.types import Timings
+
 UInt32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -46,6 +48,7 @@ class GenerateParameters(Struct, frozen=True, kw_only=True):
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     ignore_eos: bool | None = None
+    timings: bool | None = None  # ours: the last event of a stream says how long the request waited and ran
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -110,6 +113,7 @@ class StreamDetails(Struct, frozen=True, kw_only=True):
     generated_tokens: int
     seed: int | None
     input_length: int
+    timings: Timings | UnsetType = UNSET
 
 
 class StreamResponse(Struct, frozen=True, kw_only=True):
@@ -149,6 +153,7 @@ class Info(Struct, frozen=True, kw_only=True):
 
 class StreamOptions(Struct, frozen=True, kw_only=True):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None  # usage so far in every chunk, as vLLM offers it
 
 
 class ContentPart(Struct, frozen=True, kw_only=True):
@@ -185,6 +190,7 @@ class OpenAIParameters(Struct, frozen=True, kw_only=True):
     typical_p: float | None = None
     repetition_penalty: float | None = None
     ignore_eos: bool | None = None
+    timings: bool | None = None  # ours: the usage chunk of a stream says how long the request waited and ran
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -273,6 +279,7 @@ class ChatChunk(Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
+    timings: Timings | UnsetType = UNSET  # ours, in seconds, beside the usage of the whole stream
 
 
 class CompletionLogprobs(Struct, frozen=True, kw_only=True):
@@ -299,6 +306,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage | None
+    timings: Timings | UnsetType = UNSET  # ours, in seconds, beside the usage of a whole stream
 
 
 class Model(Struct, frozen=True, kw_only=True):

@@ -186,6 +186,7 @@ def _ending(generation: Generation, inputs: str, parameters: GenerateParameters)
         generated_tokens=len(generation.pieces),
         seed=generation.prepared.seed,
         input_length=len(generation.prepared.prompt),
+        timings=generation.timings if parameters.timings and generation.timings else UNSET,
     )
     return text, details if parameters.details else None
 

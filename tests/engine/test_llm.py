@@ -25,6 +25,12 @@ def test_prompts_are_answered_in_their_order(llm: LLM) -> None:
     assert all(answer.prompt_tokens and len(answer.token_ids) <= 8 for answer in together)
 
 
+def test_one_text_is_one_prompt(llm: LLM) -> None:
+    params = SamplingParams(max_new_tokens=4)
+    [whole] = llm.generate("A river is", params)
+    assert whole.text == llm.generate(["A river is"], params)[0].text
+
+
 def test_each_prompt_may_have_its_own_parameters(llm: LLM) -> None:
     short, long = llm.generate(["A river is"] * 2, [SamplingParams(max_new_tokens=3), SamplingParams(max_new_tokens=6)])
     assert long.token_ids[:3] == short.token_ids

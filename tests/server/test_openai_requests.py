@@ -191,6 +191,29 @@ async def test_usage_comes_once_at_the_end_if_asked_for(path: str, include: bool
         assert used[0]["choices"] == []
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_usage_on_the_way_counts_every_token_and_timings_come_with_the_last(
+    path: str, api: httpx.AsyncClient
+) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = {
+        "messages": [USER],
+        "prompt": "Hi",
+        "stream": True,
+        "echo": True,
+        "stream_options": options,
+        "timings": True,
+    }
+    *chunks, last, done = events((await api.post(path, json=body)).content)
+    assert done == "[DONE]"
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    echoed = [0] if path == "/v1/completions" else []
+    assert counts == [*echoed, *range(1, len(chunks) + 1 - len(echoed))]
+    assert last["usage"] == chunks[-1]["usage"]
+    assert set(last["timings"]) == {"queue", "prefill", "decode", "cached_tokens"}
+    assert all("timings" not in chunk for chunk in chunks)
+
+
 async def test_several_tokens_of_one_step_are_several_chunks(api: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = ((290, 4054), (17, 2))
     body = {"messages": [USER], "stream": True, "logprobs": True}

@@ -1,5 +1,6 @@
 """From what a client says to what the engine is told: when tokens are drawn, and with which seed."""
 
+import json
 from typing import Any
 
 import httpx
@@ -188,3 +189,13 @@ async def test_numbers_that_are_not_finite_become_null(api: httpx.AsyncClient, e
     body = {"inputs": "The sea", "parameters": {"details": True, "max_new_tokens": 1}}
     answer = await api.post("/generate", json=body)
     assert answer.json()["details"]["tokens"][0]["logprob"] is None
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_timings_come_with_the_details_of_a_stream_if_asked_for(wanted: bool, api: httpx.AsyncClient) -> None:
+    body = {"inputs": "The sea", "parameters": {"details": True, "timings": wanted}}
+    lines = (await api.post("/generate_stream", json=body)).text.split("\n\n")
+    details = json.loads(lines[-2].removeprefix("data:"))["details"]
+    assert ("timings" in details) is wanted
+    if wanted:
+        assert set(details["timings"]) == {"queue", "prefill", "decode", "cached_tokens"}

@@ -11,7 +11,7 @@ from engine.errors import ModelUnsupported
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gemma-3-1b", {"rope_scaling": 1}, "'rope_scaling' is 1; expected a table of parameters"),
-    ("gemma-3-1b", {"rope_parameters": {"full_attention": 1}}, "'rope_parameters.full_attention' is 1; expected a table"),
+    ("gemma-3-1b", {"rope_parameters": {"full_attention": 1}}, "'rope_parameters.full_attention' is 1"),
     ("Llama-3.2-1B", {"hidden_act": "relu6"}, "'hidden_act' is 'relu6'; expected one of silu, swish, gelu"),
     ("Llama-3.2-1B", {"hidden_size": None}, "'hidden_size' is None; expected a whole number of at least 1"),
     ("Llama-3.2-1B", {"num_key_value_heads": 5}, "'num_key_value_heads' is 5; expected a divisor.* 32"),

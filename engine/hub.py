@@ -199,8 +199,8 @@ class _Snapshot:
             return StartError(f"{self.endpoint} answers {status} for {self.title}; try again later")
         if isinstance(error, errors.LocalEntryNotFoundError) and self.offline:
             return ModelNotFound(
-                f"the cache {self.cache} holds no complete copy of {self.title}, and downloads are off "
-                f"(HF_HUB_OFFLINE); run `tgi download {self.model}` with a network once"
+                f"there is no directory '{self.model}', the cache {self.cache} holds no complete copy of {self.title}, "
+                f"and downloads are off (HF_HUB_OFFLINE); run `tgi download {self.model}` with a network once"
             )
         if isinstance(error, ValueError):
             return ModelNotFound(f"'{self.model}' is neither a directory nor a hub id (owner/name)")
@@ -209,8 +209,9 @@ class _Snapshot:
         if isinstance(cause, OSError) and "Consistency check" in str(cause):
             return WeightsError(f"a file of {self.title} arrived incomplete; run the command again to resume")
         return ModelNotFound(
-            f"cannot reach {self.endpoint} ({type(cause or error).__name__}), and the cache {self.cache} holds no "
-            f"complete copy of {self.title}; check the network, or name a local directory"
+            f"there is no directory '{self.model}', the cache {self.cache} holds no complete copy of {self.title}, "
+            f"and {self.endpoint} cannot be reached ({type(cause or error).__name__}); "
+            "check the network, or name a local directory"
         )
 
 

@@ -146,7 +146,7 @@ def test_a_cached_copy_with_a_shard_missing_is_refused(cache: Path) -> None:
 
 def test_nobody_there_is_not_waited_for(cache: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    assert "cannot reach http://127.0.0.1:9" in failure(ModelNotFound, cache)
+    assert "http://127.0.0.1:9 cannot be reached" in failure(ModelNotFound, cache)
     assert waits == []
 
 

@@ -5,13 +5,17 @@ from typing import Annotated
 
 import typer
 
-from tgi_cli import ui
+from tgi_cli.models import find_model
 
 
 def download(
-    model: Annotated[str, typer.Argument(help="Hub id (owner/name), or a directory, which is left as it is.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
-    cache_dir: Annotated[Path | None, typer.Option(help="The hub cache to use in place of HF_HOME's.")] = None,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Hub id (owner/name), or a directory, which is left as it is.")
+    ],
+    revision: Annotated[str | None, typer.Option(metavar="TEXT", help="Branch, tag or commit.")] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The hub cache to use in place of HF_HOME's.")
+    ] = None,
 ) -> None:
     """Download a model into the local cache.
 
@@ -19,8 +23,5 @@ def download(
     download goes on where it stopped. Private and gated models need HF_TOKEN in the environment;
     with HF_HUB_OFFLINE=1 nothing is downloaded, only looked up.
     """
-    from engine.hub import resolve
-
-    with ui.download_progress(model) as progress:
-        path = resolve(model, revision, cache_dir=cache_dir, progress=progress)
+    _, path = find_model(model, revision, cache_dir)
     print(path)

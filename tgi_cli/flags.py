@@ -18,7 +18,7 @@ from engine.errors import ConfigError
 
 Value = str | int | float | bool | tuple[str, ...]
 
-KIND_NAMES = {str: "TEXT", int: "INTEGER", float: "NUMBER", bool: ""}
+KIND_NAMES = {str: "TEXT", int: "INTEGER", float: "FLOAT", bool: ""}
 TRUE = ("true", "1", "yes", "on")
 FALSE = ("false", "0", "no", "off")
 
@@ -60,8 +60,8 @@ class Flag:
             return "true or false"
         words = {str: "a text", int: "a whole number", float: "a number"}[self.kind]
         limits = [(self.at_least, "at least"), (self.above, "above"), (self.at_most, "at most")]
-        bounds = [f"{word} {limit}" for limit, word in limits if limit is not None]
-        return f"{words} {' and '.join(bounds)}".rstrip()
+        bounds = " and ".join(f"{word} {limit}" for limit, word in limits if limit is not None)
+        return f"{words} of {bounds}" if bounds.startswith("at") else f"{words} {bounds}".rstrip()
 
     def parse(self, value: object, source: str) -> Value:
         """Read a value as typed, or as TOML gives it. Raises ConfigError that names `source`."""
@@ -107,8 +107,8 @@ class Flag:
         )
 
     def _refuse(self, value: object, source: str) -> ConfigError:
-        shown = "the value given" if self.secret else textwrap.shorten(repr(value), 80, placeholder="...")
-        return ConfigError(f"{source}: {shown} is not {self.allowed}")
+        shown = "the value given" if self.secret else textwrap.shorten(_quoted(value), 80, placeholder="...")
+        return ConfigError(f"{source}: {shown} must be {self.allowed}")
 
     def option(self) -> Any:
         """The Typer option for this flag. It leaves parsing to `parse`: None where the flag was not given."""
@@ -130,6 +130,17 @@ class Flag:
         if self.kind is bool:
             return bool | None
         return list[str] | None if self.many else str | None
+
+
+def as_written(value: object) -> str:
+    """A value as a user writes it: true for True, a,b for a list."""
+    if isinstance(value, tuple):
+        return ",".join(as_written(item) for item in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _quoted(value: object) -> str:
+    return as_written(value) if isinstance(value, bool) else repr(value)
 
 
 def with_flags(command: Callable[..., None], flags: Iterable[Flag]) -> Callable[..., None]:

@@ -2,38 +2,45 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.errors import ConfigError, InvalidRequest
 from tgi_cli import ui
 from tgi_cli.models import find_model
+from tgi_cli.options import BY_KEY
 from tgi_cli.reply import Backend, Message, Reply
 from tgi_cli.sampling import Sampling
 
 if TYPE_CHECKING:
     import asyncio
 
+# Flags of `tgi serve` that say how a model is run here; the environment variables are the server's.
+MODEL_FLAGS = tuple(
+    replace(BY_KEY[key], group="Options", env=None) for key in ("dtype", "runtime", "threads", "speculate")
+)
+
 
 def generate(
     prompt: Annotated[
-        str | None, typer.Argument(help="Text to continue; - reads standard input. Without one: a conversation.")
+        str | None,
+        typer.Argument(metavar="PROMPT", help="Text to continue; - reads standard input. Without one: a conversation."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Hub id or directory; unset: the built-in model.")
+        str | None,
+        typer.Option("--model", "-m", metavar="TEXT", help="Hub id or directory; unset: the built-in model."),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    revision: Annotated[str | None, typer.Option(metavar="TEXT", help="Branch, tag or commit of a hub model.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template.")] = False,
-    system: Annotated[str | None, typer.Option(help="System message of a chat; implies --chat.")] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="System message of a chat; implies --chat.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with details, as TGI's.")] = False,
-    url: Annotated[str | None, typer.Option(help="Ask this server in place of a model here.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    runtime: Annotated[str, typer.Option(help="What computes the model.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads to compute with.")] = None,
-    speculate: Annotated[int, typer.Option(min=0, max=64, help="Draft tokens a step, from repetition.")] = 0,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Ask this server in place of a model here.")] = None,
     **given: object,
 ) -> None:
     """Continue a text, or talk with the model.
@@ -42,18 +49,23 @@ def generate(
     question. Without either, on a terminal, a conversation begins. With --url a server answers; its key is read from
     API_KEY in the environment.
     """
+    engine = {
+        flag.key: flag.parse(value, f"--{flag.name}")
+        for flag in MODEL_FLAGS
+        if (value := given.pop(flag.key)) is not None
+    }
     sampling = Sampling.read(given)
     talk = prompt is None and sys.stdin.isatty()
     if talk and as_json:
         raise ConfigError("--json needs a prompt: tgi generate --json PROMPT")
     text = "" if talk else _read(prompt)
     if url is not None:
-        local = {"--revision": revision, "--dtype": dtype, "--threads": threads, "--speculate": speculate or None}
-        if named := [name for name, value in local.items() if value is not None]:
-            raise ConfigError(f"{named[0]} is for a model here; leave it out with --url")
+        named = ["revision"] if revision is not None else list(engine)
+        if named:
+            raise ConfigError(f"--{named[0]} is for a model here; leave it out with --url")
         backend = _server(url, model)
     else:
-        backend = _engine(model, revision, dtype, runtime, threads, speculate, logprobs=as_json)
+        backend = _engine(model, revision, engine, chat=talk or chat or bool(system), logprobs=as_json)
     import asyncio
 
     with asyncio.Runner() as runner:
@@ -70,25 +82,21 @@ def generate(
 
 def _read(prompt: str | None) -> str:
     """The prompt, or standard input where there is none or it is `-`."""
-    if prompt is None or prompt == "-":
-        try:
+    source = "the prompt"
+    try:
+        if prompt is None or prompt == "-":
+            source = "standard input"
             prompt = sys.stdin.read().removesuffix("\n")
-        except UnicodeDecodeError:
-            raise InvalidRequest("standard input is not UTF-8 text") from None
+        prompt.encode()  # bytes that are no text may have become lone surrogates
+    except UnicodeError:
+        raise InvalidRequest(f"{source} is not UTF-8 text") from None
     if not prompt:
         raise InvalidRequest("the prompt is empty; give a text to continue")
     return prompt
 
 
 def _engine(
-    model: str | None,
-    revision: str | None,
-    dtype: str | None,
-    runtime: str,
-    threads: int | None,
-    speculate: int,
-    *,
-    logprobs: bool,
+    model: str | None, revision: str | None, flags: Mapping[str, Any], *, chat: bool, logprobs: bool
 ) -> Backend:
     name, path = find_model(model, revision)
 
@@ -98,12 +106,14 @@ def _engine(
 
     llm = LLM(
         path,
-        dtype=dtype,
-        runtime=runtime,
-        threads=threads,
-        num_draft=speculate,
+        dtype=flags.get("dtype"),
+        runtime=flags.get("runtime", "auto"),
+        threads=flags.get("threads"),
+        num_draft=flags.get("speculate", 0),
         scheduler=SchedulerOptions(max_batch_size=1),
     )
+    if chat and llm.tokenizer.chat is None:
+        raise InvalidRequest(f"{name} has no chat template; use tgi generate PROMPT")
     return LocalBackend(name, llm, logprobs=logprobs)
 
 

@@ -57,8 +57,10 @@ class Report:
 
 
 def inspect(
-    model: Annotated[str | None, typer.Argument(help="Hub id or directory; unset: the built-in model.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Hub id or directory; unset: the built-in model.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(metavar="TEXT", help="Branch, tag or commit of a hub model.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a model is and what it needs.

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 
 from engine.answer import Answer
+from engine.errors import ConfigError
 from engine.llm import LLM
 from tgi_cli.reply import Message, Reply
 from tgi_cli.sampling import Sampling
@@ -16,7 +17,7 @@ class LocalReply(Reply):
     def __init__(self, answer: Answer) -> None:
         super().__init__()
         self._answer = answer
-        self.seed = answer.seed
+        self.seed = answer.seed if answer.request.params.temperature > 0 else None
         self.prompt_tokens = answer.prompt_tokens
 
     async def _run(self) -> AsyncGenerator[str, None]:
@@ -62,7 +63,13 @@ class LocalBackend:
         return self.llm.tokenizer.encode(self.llm.tokenizer.render_chat(messages), add_special_tokens=False)
 
     def _reply(self, prompt: list[int], sampling: Sampling, most: int, *, keep_stop: bool) -> Reply:
-        room = self.llm.info.max_total_tokens - len(prompt)
+        context = self.llm.info.max_total_tokens
+        room = context - len(prompt)
+        if 0 < room < (sampling.max_new_tokens or 0):
+            raise ConfigError(
+                f"--max-new-tokens {sampling.max_new_tokens}: a prompt of {len(prompt)} tokens leaves {room} of the "
+                f"model's context of {context}"
+            )
         limit = sampling.max_new_tokens or max(1, min(most, room))
         params = sampling.params(limit, logprobs=self._logprobs)
         return LocalReply(self.llm.stream(prompt, params, stop=sampling.stop, keep_stop=keep_stop))

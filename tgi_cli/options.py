@@ -39,7 +39,12 @@ IN_CONFIG = "the model's config.json decides; set rope_scaling there"
 MODEL = (
     Flag("model-id", "Hub id or local directory; the same as MODEL"),
     Flag("revision", "Branch, tag or commit of a hub model", fills="server.revision"),
-    Flag("dtype", "Type of the weights in memory", choices=("float32", "bfloat16", "float16"), fills="model.dtype"),
+    Flag(
+        "dtype",
+        "What the weights are rounded to; the reference runtime computes and holds float32",
+        choices=("float32", "bfloat16", "float16"),
+        fills="model.dtype",
+    ),
     Flag(
         "quantize",
         "Quantization of the weights",

@@ -26,6 +26,12 @@ TYPES = {kind.error_type: kind for kind in (InvalidRequest, TemplateError, Overl
 STATUSES = {400: InvalidRequest, 413: InvalidRequest, 422: InvalidRequest, 424: GenerationFailed, 429: Overloaded}
 
 
+class ServerGone(EngineDead):
+    """As a client sees it: its own failure, and not that of a server that ends for good."""
+
+    exit_code = 1
+
+
 class RemoteReply(Reply):
     """One streamed request; `_body` and `_read` differ between the two APIs."""
 
@@ -119,7 +125,7 @@ class ServerBackend:
             body["max_tokens"] = sampling.max_new_tokens
         reply = ChatReply(self._client, "/v1/chat/completions", body)
         seed = sampling.given.get("seed")
-        reply.seed = seed if isinstance(seed, int) else None
+        reply.seed = seed if isinstance(seed, int) and sampling.temperature > 0 else None
         return reply
 
     def fits(self, messages: Sequence[Message], sampling: Sampling) -> bool:
@@ -139,11 +145,11 @@ async def _stream(client: httpx.AsyncClient, path: str, body: dict[str, Any]) ->
                 raise _refusal(response, await response.aread())
             yield response
     except httpx.TimeoutException:
-        raise EngineDead(f"{client.base_url} does not answer") from None
+        raise ServerGone(f"{client.base_url} does not answer") from None
     except httpx.ConnectError as error:
-        raise EngineDead(f"no server at {client.base_url}: {error}") from None
+        raise ServerGone(f"no server at {client.base_url}: {error}") from None
     except httpx.HTTPError as error:
-        raise EngineDead(f"{client.base_url} broke the connection off ({type(error).__name__})") from None
+        raise ServerGone(f"{client.base_url} broke the connection off ({type(error).__name__})") from None
 
 
 def _refusal(response: httpx.Response, content: bytes) -> EngineError:
@@ -160,7 +166,7 @@ def _refusal(response: httpx.Response, content: bytes) -> EngineError:
     if error is not None and type(error) is not EngineError:
         return error
     text = str(error) if error else content[:300].decode(errors="replace")
-    return STATUSES.get(status, EngineDead)(f"{text or 'no reason given'} ({status})")
+    return STATUSES.get(status, ServerGone)(f"{text or 'no reason given'} ({status})")
 
 
 def _event(data: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from engine.errors import ConfigError
-from tgi_cli.flags import Flag, Value
+from tgi_cli.flags import Flag, Value, as_written
 
 if TYPE_CHECKING:
     from engine.types import SamplingParams
@@ -54,17 +54,24 @@ class Sampling:
         made = cls()
         for key, value in typed.items():
             if key == "stop" and isinstance(value, list):
-                made = replace(made, given={**made.given, "stop": tuple(item for item in value if item)})
+                if "" in value:
+                    raise ConfigError("--stop is empty; give the text to stop at, or leave it out")
+                made = replace(made, given={**made.given, "stop": tuple(value)} if value else made.given)
             elif value is not None:
                 made = replace(made, given={**made.given, key: FLAG[key].parse(value, f"--{FLAG[key].name}")})
         return made
 
     def set(self, name: str, text: str) -> Self:
-        """One more parameter, as `/set` takes it. Raises ConfigError on an unknown name or a bad value."""
+        """One more parameter, as `/set` takes it; `none` unsets it.
+
+        Raises ConfigError on an unknown name or a bad value.
+        """
         key = name.replace("-", "_")
         key = "max_new_tokens" if key == "max_tokens" else key
         if key not in FLAG:
             raise ConfigError(f"there is no parameter '{name}'; there are: {', '.join(FLAG)}")
+        if text == "none":
+            return replace(self, given={other: value for other, value in self.given.items() if other != key})
         value = (text,) if key == "stop" else FLAG[key].parse(text, key)
         return replace(self, given={**self.given, key: value})
 
@@ -103,4 +110,4 @@ class Sampling:
 
     def __str__(self) -> str:
         shown = {"temperature": self.temperature, **self.given}
-        return ", ".join(f"{key} {value}" for key, value in shown.items())
+        return ", ".join(f"{key} {as_written(value)}" for key, value in shown.items())

@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,8 +12,10 @@ import typer
 from engine.config import EngineOptions, ServerOptions
 from engine.errors import ConfigError
 from tgi_cli import ui
-from tgi_cli.models import find_model
+from tgi_cli.flags import as_written
+from tgi_cli.models import find_model, is_local
 from tgi_cli.settings import Settings, read_settings
+from tgi_cli.version import Version
 
 if TYPE_CHECKING:
     from engine.types import EngineInfo
@@ -24,9 +27,10 @@ log = logging.getLogger("tgi")
 
 def serve(
     model: Annotated[
-        str | None, typer.Argument(help="Hub id or local directory; unset: the small built-in model.")
+        str | None, typer.Argument(metavar="MODEL", help="Hub id or local directory; unset: the small built-in model.")
     ] = None,
     env: Annotated[bool, typer.Option("--env", "-e", help="Show what runs here and the settings, and end.")] = False,
+    version: Version = False,
     **given: object,
 ) -> None:
     """Serve a model over TGI's HTTP API and OpenAI's.
@@ -34,9 +38,9 @@ def serve(
     Each flag can come from the command line, its environment variable, a TOML file (--config) or a preset
     (--preset); the first of them that sets it counts.
     """
+    settings = read_settings(given if model is None else {**given, "model_id": model})
     if model is not None and given.get("model_id") not in (None, model):
         raise ConfigError(f"two models are named: '{model}' and --model-id '{given['model_id']}'; keep one")
-    settings = read_settings(given if model is None else {**given, "model_id": model})
     if env:
         ui.rows(environment(settings))
         return
@@ -45,13 +49,28 @@ def serve(
     configure_logging(as_json=bool(settings["json_output"]))
     for notice in settings.notices():
         log.warning("%s", notice)
-    name, path = find_model(settings["model_id"], settings["revision"], settings["huggingface_hub_cache"])
+    revision = settings["revision"]
+    if revision is not None and is_local(settings["model_id"]):
+        log.warning("the flag --revision has no effect: only models of the hub have revisions")
+        revision = None
+    name, path = find_model(settings["model_id"], revision, settings["huggingface_hub_cache"])
+    _check_context(settings, path)
     _run(settings.engine_options(path), settings.server_options(name), inline=bool(settings["inline"]))
 
 
-def _run(engine: EngineOptions, server: ServerOptions, *, inline: bool) -> None:
-    from pathlib import Path
+def _check_context(settings: Settings, path: Path) -> None:
+    """Refuse, by the name of the setting, more than the model's context."""
+    from engine.models.checkpoint import read_config
+    from engine.models.registry import family
 
+    if (setting := settings.made.get("max_total_tokens")) is not None:
+        config = read_config(path)
+        most = family(config).spec(config, None).max_context
+        if settings["max_total_tokens"] > most:
+            raise ConfigError(f"{setting.source} {setting.value}: this model supports at most {most}")
+
+
+def _run(engine: EngineOptions, server: ServerOptions, *, inline: bool) -> None:
     from engine.client import InlineClient, ProcessClient
     from engine.server.run import serve as serve_http
     from engine.text.tokenizer import Tokenizer
@@ -67,7 +86,8 @@ def _run(engine: EngineOptions, server: ServerOptions, *, inline: bool) -> None:
 
 def _announce(url: str, info: "EngineInfo") -> None:
     log.info(
-        "%s with %s parameters on the %s runtime in %s: %s of weights, %s of KV cache for %d tokens, %d a request",
+        "%s with %s parameters on the %s runtime in %s: "
+        "%s of weights, up to %s of KV cache for %d tokens, %d a request",
         info.architecture,
         ui.thousands(info.num_parameters),
         info.runtime,
@@ -93,5 +113,5 @@ def environment(settings: Settings) -> Iterator[tuple[str, str]]:
         except PackageNotFoundError:
             yield package, "not installed"
     for setting in settings.made.values():
-        shown = "***" if setting.flag.secret else str(setting.value)
+        shown = "***" if setting.flag.secret else as_written(setting.value)
         yield f"--{setting.flag.name}", f"{shown}  ({setting.source})"

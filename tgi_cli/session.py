@@ -4,12 +4,13 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from engine.errors import ConfigError
+from tgi_cli import ui
 from tgi_cli.reply import Backend, Message, Reply
 from tgi_cli.sampling import Sampling
 
 HELP = """\
 /system TEXT        say who the model is; alone: show it
-/set NAME VALUE     set a sampling parameter, such as temperature 0.2; alone: show them
+/set NAME VALUE     set a sampling parameter, such as temperature 0.2; none unsets it; alone: show them
 /reset              forget the conversation
 /stats              tokens and speed so far
 /help               this list
@@ -105,8 +106,9 @@ class Session:
 
     def _stats(self, _: str) -> str:
         speed = self._tokens / self._seconds if self._seconds else 0.0
-        lines = [f"model {self.backend.name}, {len(self.turns)} messages in the conversation"]
-        lines += [f"{self._answers} answers, {self._tokens} tokens in {self._seconds:.1f} s, {speed:.1f} tokens/s"]
+        lines = [f"model {self.backend.name}, {ui.counted(len(self.turns), 'message')} in the conversation"]
+        said = f"{ui.counted(self._answers, 'answer')}, {ui.counted(self._tokens, 'token')}"
+        lines += [f"{said} in {self._seconds:.1f} s, {speed:.1f} tokens/s"]
         if self.reply is not None:
             prompt = f", after a prompt of {self.reply.prompt_tokens}" if self.reply.prompt_tokens else ""
             lines += [f"last answer: {self.reply.summary()}{prompt}"]

@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.config import EngineOptions, ServerOptions
 from engine.errors import ConfigError
-from tgi_cli.flags import Flag, Value
+from tgi_cli.flags import Flag, Value, as_written
 from tgi_cli.options import BY_KEY, FLAGS, SECTIONS
 
 
@@ -146,9 +146,8 @@ def _check(settings: Settings) -> None:
     made = settings.made
     for setting in made.values():
         if setting.flag.unavailable:
-            raise ConfigError(
-                f"{setting.source}: '{setting.value}' is not available: {setting.flag.unavailable}; leave it out"
-            )
+            value, reason = as_written(setting.value), setting.flag.unavailable
+            raise ConfigError(f"{setting.source}: '{value}' is not available: {reason}; leave it out")
     if "api_key" in made and not settings["api_key"].strip():
         raise ConfigError(f"{made['api_key'].source} is empty; give a key, or leave it out")
     if "max_input_tokens" in made and "max_input_length" in made:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 
 def console(*, stderr: bool = True) -> "Console":
@@ -66,12 +67,34 @@ def thousands(count: float) -> str:
     return f"{count:.0f}"
 
 
+def counted(count: int, noun: str) -> str:
+    """1 answer, 2 answers."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 @contextmanager
 def download_progress(name: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Show a progress bar on a terminal; yields what to call with bytes done and bytes in all."""
+    """Yields what to call with bytes done and bytes in all; on a terminal, a progress bar from the first byte on."""
     if not sys.stderr.isatty():
         yield None
         return
+    bar: Progress | None = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = _download_bar(name)
+            bar.start()
+        bar.update(bar.task_ids[0], completed=done, total=total or None)
+
+    try:
+        yield show
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def _download_bar(name: str) -> "Progress":
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (
@@ -81,6 +104,6 @@ def download_progress(name: str) -> Iterator[Callable[[int, int], None] | None]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console(), transient=True) as progress:
-        task = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total or None)
+    bar = Progress(*columns, console=console(), transient=True)
+    bar.add_task(name, total=None)
+    return bar

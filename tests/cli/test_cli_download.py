@@ -40,6 +40,7 @@ def test_a_progress_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setenv("TERM", "xterm")
     with ui.download_progress("acme/[tiny]") as progress:
         assert progress is not None
+        assert capsys.readouterr().err == ""  # nor anything where there is nothing to download
         progress(500, 0)  # how much there is may not be known yet
         progress(500, 1000)
         progress(1000, 1000)
@@ -51,6 +52,7 @@ def test_a_progress_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_a_directory_is_printed_as_it_is(tgi: Run, tmp_path: Path) -> None:
     assert tgi("download", str(tmp_path)).out == f"{tmp_path}\n"
+    assert_refused(tgi("download", str(tmp_path), "--revision", "v1"), "--revision", "has no revisions", code=2)
 
 
 def test_what_cannot_be_downloaded(hub: FakeHub, tgi: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,11 +63,14 @@ def test_what_cannot_be_downloaded(hub: FakeHub, tgi: Run, tmp_path: Path, monke
     assert_refused(tgi("download", "./missing", *cache), "there is no directory './missing'")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     result = tgi("download", "acme/tiny", *cache)
-    assert_refused(result, "HF_HUB_OFFLINE")
+    assert_refused(result, "HF_HUB_OFFLINE", "there is no directory 'acme/tiny'")
     assert TOKEN not in result.err
 
 
 def test_serve_and_generate_name_a_missing_model(hub: FakeHub, tgi: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.delenv("HF_TOKEN")
+    assert_refused(tgi("serve", "nope"), "there is no directory 'nope'", "http://127.0.0.1:9 cannot be reached")
     for command in (["serve"], ["generate", "x", "--model"], ["inspect"]):
         assert_refused(tgi(*command, "/no/such/model"), "/no/such/model")
     monkeypatch.setenv("MODEL_ID", "/no/such/model")

@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 from cli_runner import Run, assert_refused
@@ -16,6 +18,7 @@ from tgi_cli.app import main
 
 PROMPT = "The river is"
 SHORT = ("--max-new-tokens", "6")
+C_LOCALE = {"LC_ALL": "C"}
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +50,7 @@ def test_json_is_tgis_answer_with_details(tgi: Run, tokenizer: Tokenizer) -> Non
     answer = json.loads(line)
     details = answer.pop("details")
     tokens = details.pop("tokens")
-    assert details.pop("seed") >= 0
-    assert details == {"finish_reason": "length", "generated_tokens": 6, "prefill": []}
+    assert details == {"seed": None, "finish_reason": "length", "generated_tokens": 6, "prefill": []}
     assert [set(token) for token in tokens] == [{"id", "text", "logprob", "special"}] * 6
     assert all(token["logprob"] <= 0 and token["special"] is False for token in tokens)
     assert answer == {"generated_text": "".join(token["text"] for token in tokens)}
@@ -119,7 +121,13 @@ def test_ignore_eos_goes_on(tgi: Run) -> None:
         (["generate", "x", "--max-new-tokens", "0"], ["--max-new-tokens", "at least 1"], 2),
         (["generate", "x", "--repetition-penalty", "0"], ["--repetition-penalty"], 2),
         (["generate", "x", "--seed", "-1"], ["--seed"], 2),
-        (["generate", "x", "--max-new-tokens", "2000"], ["1024", "2000"], 1),
+        (["generate", "x", "--max-new-tokens", "2000"], ["--max-new-tokens 2000", "context of 1024"], 2),
+        (["generate", "x", "--threads", "0"], ["--threads", "at least 1"], 2),
+        (["generate", "x", "--speculate", "65"], ["--speculate", "at most 64"], 2),
+        (["generate", "x", "--stop", ""], ["--stop is empty"], 2),
+        (["generate", "x", "--revision", "main"], ["--revision", "the built-in model"], 2),
+        (["generate", "x", "-m", ".", "--revision", "main"], ["--revision", "the directory '.'"], 2),
+        (["generate", "\udcff"], ["the prompt is not UTF-8 text"], 1),
         (["generate", "word " * 1100], ["1024"], 1),
         (["generate", "x", "--dtype", "int3"], ["int3", "float32"], 2),
         (["generate", "x", "--runtime", "abacus"], ["abacus", "reference"], 2),
@@ -134,7 +142,27 @@ def test_bad_input_is_one_clear_line(tgi: Run, arguments: list[str], words: list
 
 
 def test_input_that_is_not_text(tgi: Run) -> None:
-    assert_refused(tgi("generate", stdin=b"\xff\xfe"), "UTF-8")
+    assert_refused(tgi("generate", stdin=b"\xff\xfe"), "standard input is not UTF-8 text")
+
+
+def test_input_that_is_not_text_where_the_locale_is_c() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tgi_cli", "generate"], input=b"\xff\xfe", capture_output=True, env=os.environ | C_LOCALE
+    )
+    assert done.returncode == 1
+    assert done.stderr == b"error: standard input is not UTF-8 text\n"
+
+
+def test_a_model_without_a_chat_template_is_not_talked_with(tgi: Run, tmp_path: Path) -> None:
+    plain = shutil.copytree(builtin_model_path(), tmp_path / "plain")
+    (plain / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((plain / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (plain / "tokenizer_config.json").write_text(json.dumps(config))
+    for arguments in (["--chat", "Hello"], ["--system", "Be brief.", "Hello"]):
+        result = tgi("generate", "-m", str(plain), *arguments)
+        assert_refused(result, f"{plain} has no chat template; use tgi generate PROMPT")
+    assert tgi("generate", "-m", str(plain), PROMPT, *SHORT).code == 0
 
 
 def test_a_failure_that_nobody_foresaw_is_one_line_too(tgi: Run, monkeypatch: pytest.MonkeyPatch) -> None:

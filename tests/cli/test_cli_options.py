@@ -248,10 +248,10 @@ def test_a_bad_value_names_its_source_and_what_is_allowed(
         ("max_batch_sise = 3", "did you mean 'max_batch_size'"),
         ("max-batch-size = 3", "did you mean 'max_batch_size'"),
         ("zzz = 3", "unknown key 'zzz'"),
-        ("port = true", "True is not a whole number"),
-        ('port = "x"', "'x' is not a whole number"),
-        ("port = [1]", "is not a whole number"),
-        ("json_output = 1", "1 is not true or false"),
+        ("port = true", "true must be a whole number"),
+        ('port = "x"', "'x' must be a whole number"),
+        ("port = [1]", "[1] must be a whole number"),
+        ("json_output = 1", "1 must be true or false"),
         ("waiting_served_ratio = 0", "above 0"),
         ("[server]\nport = 1", "unknown key 'server'"),
         ("port = ", "not TOML"),
@@ -319,7 +319,9 @@ def test_integers_are_read_as_written(number: int) -> None:
         assert flag.parse(str(number), "here") == number == flag.parse(number, "here")
     else:
         for value in (str(number), number):
-            with pytest.raises(ConfigError, match=r"^here: .* is not a whole number at least -1000 and at most 1000$"):
+            with pytest.raises(
+                ConfigError, match=r"^here: .* must be a whole number of at least -1000 and at most 1000$"
+            ):
                 flag.parse(value, "here")
 
 

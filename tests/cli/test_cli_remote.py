@@ -141,7 +141,9 @@ def test_a_chat_comes_from_openais_route(server: StubServer, tgi: Run, base: str
         "seed": 1,
     }
     details = json.loads(tgi("generate", "Hi", *arguments, "--json").out)["details"]
-    assert details == {"finish_reason": "stop", "generated_tokens": 3, "seed": 1, "prefill": [], "tokens": []}
+    assert details == {"finish_reason": "stop", "generated_tokens": 3, "seed": None, "prefill": [], "tokens": []}
+    details = json.loads(tgi("generate", "Hi", *arguments, "--json", "--temperature", "1").out)["details"]
+    assert details["seed"] == 1
 
 
 def test_the_key_is_sent_and_never_shown(server: StubServer, tgi: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,9 @@ def test_a_port_in_use(tgi: Run) -> None:
     ("arguments", "words", "code"),
     [
         (["one", "--model-id", "two"], ["'one'", "'two'"], 2),
+        (["--sharded", "--port", "8083", "--model-id", "two"], ["--sharded", "'--port'", "true, false"], 2),
+        (["--max-total-tokens", "99999", "--port", "0"], ["--max-total-tokens 99999: this model", "at most 1024"], 2),
+        (["--lora-adapters", "x/y"], ["--lora-adapters: 'x/y' is not available"], 2),
         (["--port", "99999"], ["--port", "65535"], 2),
         (["--hostname", "no.such.host.invalid"], ["--hostname", "no.such.host.invalid"], 2),
         (["--quantize", "gptq"], ["--quantize", "not available"], 2),
@@ -78,6 +81,21 @@ def test_an_open_server_is_warned_about(tgi: Run, monkeypatch: pytest.MonkeyPatc
     assert "everyone" not in tgi("serve").err
     monkeypatch.setenv("API_KEY", "k")
     assert "everyone" not in tgi("serve", "--hostname", "0.0.0.0").err
+
+
+def test_a_revision_of_a_directory_is_only_remarked_on(tgi: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deployments set REVISION for whatever MODEL_ID they serve."""
+    monkeypatch.setattr("engine.server.run.serve", lambda *_, **__: None)
+    monkeypatch.setenv("REVISION", "v1")
+    result = tgi("serve")
+    assert result.code == 0
+    assert "--revision has no effect" in result.err
+
+
+def test_env_shows_settings_as_they_are_written(tgi: Run) -> None:
+    out = tgi("serve", "--env", "--json-output", "--cors-allow-origin", "a", "--cors-allow-origin", "b").out
+    assert re.search(r"^--json-output +true  \(--json-output\)$", out, re.MULTILINE)
+    assert re.search(r"^--cors-allow-origin +a,b  \(--cors-allow-origin\)$", out, re.MULTILINE)
 
 
 def test_log_levels(monkeypatch: pytest.MonkeyPatch, tgi: Run) -> None:

@@ -120,8 +120,8 @@ def test_every_sampling_parameter_can_be_set(session: Session, name: str) -> Non
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("/set temperature -1", "at least 0"),
-        ("/set temperature hot", "'hot' is not a number"),
+        ("/set temperature -1", "must be a number of at least 0"),
+        ("/set temperature hot", "'hot' must be a number"),
         ("/set temperature", "needs a value"),
         ("/set top_p 2", "at most 1"),
         ("/set warmth 1", "there is no parameter 'warmth'; there are: max_new_tokens, temperature"),
@@ -140,6 +140,15 @@ def test_settings_are_shown(session: Session) -> None:
     assert session.command("/set") == "temperature 0.0"
     session.command("/set max_tokens 7")
     assert session.command("/set") == "temperature 0.0, max_new_tokens 7"
+    session.command("/set ignore_eos true")
+    assert session.command("/set stop end") == "temperature 0.0, max_new_tokens 7, ignore_eos true, stop end"
+
+
+@pytest.mark.parametrize("name", FLAG)
+def test_none_unsets_a_parameter(session: Session, name: str) -> None:
+    session.command(f"/set {name} {GOOD[name]}")
+    assert session.command(f"/set {name} none") == "temperature 0.0"
+    assert session.sampling == Sampling()
 
 
 def test_help_lists_every_command(session: Session) -> None:
@@ -157,6 +166,7 @@ def test_quit(session: Session, line: str) -> None:
 def test_stats_count_what_was_said(session: Session) -> None:
     assert "0 answers, 0 tokens" in session.command("/stats")
     say(session, "one two three")
+    assert "1 answer, 3 tokens" in session.command("/stats")
     say(session, "four")
     text = session.command("/stats")
     assert "model echo, 4 messages" in text

@@ -26,6 +26,7 @@ IMPURE = (
     "threading",
     "time",
 )
+BENCH_WITH_ENGINE = ("bench.offline", "bench.micro", "bench.cpu", "bench.gpu")  # measure the engine without a server
 ANYWHERE = ""  # inside any function, or for types
 
 
@@ -83,7 +84,12 @@ ROOMS = {
         ("engine.types", "engine.errors", "engine.answer", "engine.llm", "tgi_cli.reply", "tgi_cli.sampling")
     ),
     "tgi_cli.ui": Room(("tgi_cli", "engine.types", "engine.config", "engine.errors"), heavy=("rich",)),
-    "bench": Room(),
+    "bench": Room(
+        heavy=("numpy",),
+        inside=dict.fromkeys((*BENCH_WITH_ENGINE, "bench.report.live"), ANYWHERE),
+    ),
+    **{name: Room(("bench", "engine"), heavy=("numpy",)) for name in BENCH_WITH_ENGINE},
+    "bench.report.live": Room(("bench",), heavy=("rich",)),
 }
 
 

@@ -63,8 +63,8 @@ def test_the_wheel_has_both_programs(wheel: Path):
     archive = zipfile.ZipFile(wheel)
     [entry_points] = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
     text = archive.read(entry_points).decode()
-    assert "tgi = tgi_cli.app:main" in text
-    assert "text-generation-launcher = tgi_cli.app:launcher" in text
+    assert "tgi = tgi_cli.entry:main" in text
+    assert "text-generation-launcher = tgi_cli.entry:launcher" in text
 
 
 def pins() -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""The load client: worker processes that send requests on time and stamp every byte of the answers."""

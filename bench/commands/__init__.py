@@ -1,0 +1,1 @@
+"""The commands of `tgi bench`, a small file each. Importing them loads neither numpy nor an HTTP client."""

@@ -1,0 +1,1 @@
+"""What load to put on a server: when requests are due, in what order, and which worker sends them."""

@@ -1,0 +1,1 @@
+"""What a benchmark leaves behind: the run directory, its reports, and the view while it runs."""

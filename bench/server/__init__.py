@@ -1,0 +1,1 @@
+"""The server under test: started and stopped, and watched while it is measured."""

@@ -1,0 +1,1 @@
+"""What to ask for: prompts of known lengths, made up or from files, alone or as conversations."""

@@ -211,7 +211,7 @@ def _api(probe: _Probe, server: _Server, wanted: str, model: str) -> Api:
     """Raises BenchError where the server has none of the APIs wanted."""
     native = server.kind in ("tgi", "ours", "mock")
     if wanted == "tgi" or (wanted == "auto" and native):
-        if not native and probe.ask("GET", PATHS[Api.TGI]).status_code == 404:
+        if not native and not _has_tgi(probe):
             raise BenchError(f"{probe.base} has no {PATHS[Api.TGI]}: it is not a TGI server. Try --api openai")
         return Api.TGI
     if wanted == "chat":
@@ -219,6 +219,8 @@ def _api(probe: _Probe, server: _Server, wanted: str, model: str) -> Api:
     if wanted == "completions" or _has_completions(probe, server.kind, model):
         return Api.COMPLETIONS
     if not server.models and not _has_chat(probe):
+        if wanted == "auto" and _has_tgi(probe):
+            return Api.TGI
         raise BenchError(
             f"{probe.base} answers, but has neither {', '.join(PATHS.values())} nor /v1/models: "
             "is this the address of the model server?"
@@ -241,6 +243,12 @@ def _has_completions(probe: _Probe, kind: Kind, model: str) -> bool:
 
 def _has_chat(probe: _Probe) -> bool:
     return probe.ask("POST", PATHS[Api.CHAT], {}).status_code not in _UNKNOWN_ROUTE
+
+
+def _has_tgi(probe: _Probe) -> bool:
+    """Asked for one token: servers with no more than this route know neither GET nor `/info`."""
+    body = {"inputs": "Hi", "parameters": {"max_new_tokens": 1}}
+    return probe.begin(PATHS[Api.TGI], body).status_code not in _UNKNOWN_ROUTE
 
 
 def _words(response: "httpx.Response") -> str:

@@ -142,13 +142,18 @@ def _of_counts(records: Sequence[Record]) -> list[tuple[Verdict, str]]:
             f"{coalesced / events:.0%} of the events came together with a later one and have its time"
             " (the server sends several at once, or the client is too slow)"
         )
-    wrong = sum(record.wanted_tokens not in (None, record.output_tokens) for record in succeeded)
+    wrong = sum(
+        record.token_source is not TokenSource.NONE and record.wanted_tokens not in (None, record.output_tokens)
+        for record in succeeded
+    )
     if wrong > WRONG_LENGTH * len(succeeded):
         found.append(f"{wrong} of {len(succeeded)} answers were not as long as asked for")
     uncounted = sum(record.token_source is TokenSource.NONE for record in succeeded)
     estimated = sum(record.token_source.estimated for record in succeeded) - uncounted
     if uncounted:
-        found.append(f"the tokens of {uncounted} of {len(succeeded)} answers could not be counted")
+        found.append(
+            f"the tokens of {uncounted} of {len(succeeded)} answers could not be counted: --tokenizer counts them"
+        )
     if estimated:
         found.append(f"the times of the tokens of {estimated} of {len(succeeded)} answers are estimated")
     return [(Verdict.DEGRADED, reason) for reason in found]

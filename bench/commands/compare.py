@@ -28,10 +28,13 @@ def compare(
     invalid.
     """
     from bench import compare as comparing
+    from bench.types import BenchError, InvalidRun
 
-    found = comparing.compare(
-        old, new, comparing.Gate.load(gate) if gate else comparing.DEFAULT_GATE, allow_mismatch=allow_mismatch
-    )
+    try:
+        limits = comparing.Gate.load(gate) if gate else comparing.DEFAULT_GATE
+        found = comparing.compare(old, new, limits, allow_mismatch=allow_mismatch)
+    except BenchError as error:  # its own exit code could be read as a verdict
+        raise InvalidRun(str(error)) from None
     print(_text(found))
     if output is not None and found.rows:
         _write(found, old, new, output)

@@ -79,6 +79,8 @@ def headline(summary: Mapping[str, Any]) -> list[Figure]:
 
 def _output(summary: Mapping[str, Any]) -> Figure:
     """Throughput in the steady window where there is one, and of the whole run beside it."""
+    if set(summary.get("token_sources") or ()) == {"none"}:
+        return Figure("Output", "n/a", "tokens/s", "nobody counted the tokens")
     notes = ["estimated"] if summary.get("token_source_estimated") else []
     if summary.get("steady_window_s"):
         notes.append(f"whole run {figure(summary, 'output_throughput')}")

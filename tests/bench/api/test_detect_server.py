@@ -156,6 +156,12 @@ def test_a_wrong_model(kind):
         detect(mock.url, model="x")
 
 
+@pytest.mark.parametrize("api", ["auto", "tgi"])
+def test_a_server_with_nothing_but_generate_stream(api):
+    with server({"POST /generate_stream": {}}) as url:
+        assert detect(url, api=api, model="any").api is Api.TGI
+
+
 def test_a_wrong_model_where_none_are_listed():
     refused = (404, {"error": {"message": "The model `x` does not exist"}})
     with (

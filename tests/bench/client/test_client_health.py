@@ -91,6 +91,12 @@ def test_what_went_wrong_with_requests_is_counted(bad, changes, expected, reason
     assert any(reason in said for said in reasons) == bool(reason)
 
 
+def test_answers_that_nobody_counted_are_not_called_too_short():
+    uncounted = [record(index, token_source=TokenSource.NONE, output_tokens=0) for index in range(200)]
+    reason = "the tokens of 200 of 200 answers could not be counted: --tokenizer counts them"
+    assert verdict([health()] * 3, uncounted) == (Verdict.DEGRADED, [reason])
+
+
 def test_the_warm_up_does_not_count_and_nothing_measured_is_invalid():
     warm = [record(phase=Phase.WARMUP, outcome=Outcome.CUT)]
     assert verdict([health()], GOOD + warm * 50)[0] is Verdict.VALID

@@ -91,7 +91,6 @@ def test_findings_in_words():
         (["ab", "http://127.0.0.1:1", "git:no-such-ref"], ["git:no-such-ref"]),
         (["ab", "http://127.0.0.1:1", "x", "--margin", "2"], ["--margin"]),
         (["report", "/nope"], ["not a run directory"]),
-        (["compare", "/nope", "/nope"], ["not a run directory"]),
         (["mock", "--fault", "sometimes"], ["KIND[:VALUE]"]),
         (["mock", "--tokens-per-event", "x"], ["--tokens-per-event"]),
         (["mock", "--slots", "0"], ["the mock cannot do that"]),
@@ -165,6 +164,10 @@ def test_compare_says_so_by_its_exit_code(bench: Run, measured: Path, tmp_path: 
     assert other.code == 3
     assert "load differs" in other.out
     assert bench("compare", str(measured), str(worse), "--gate", str(gate), "--allow-mismatch").code == 1
+
+
+def test_what_compare_cannot_read_is_no_verdict(bench: Run, measured: Path):
+    assert_refused(bench("compare", str(measured), "/nope"), "not a run directory", code=3)
 
 
 def test_the_mock_serves_from_the_command_line(tmp_path: Path):

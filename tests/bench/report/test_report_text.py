@@ -274,3 +274,8 @@ def test_the_live_view_shows_all_there_is(run, width, total, duration):
 def test_sparklines():
     assert sparkline([0.0, 1.0, 2.0]) == "▁▅█"
     assert sparkline([0.0, 0.0]) == "▁▁"
+
+
+def test_tokens_that_nobody_counted_are_no_throughput_of_zero():
+    summary = {"token_sources": {"none": 3}, "output_throughput": 0.0, "steady_window_s": 2.0}
+    assert {one.name: one.value for one in headline(summary)}["Output"] == "n/a"

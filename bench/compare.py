@@ -9,7 +9,8 @@
 
 Exit codes: 0 nothing got worse, 1 a regression, 2 an improvement that needs a new baseline, 3 inconclusive or invalid.
 With several runs on each side a regression is a change for the worse by more than is allowed that chance does not
-explain. With one run on each side nothing is known of chance, and the numbers are compared as they are.
+explain. With one run on a side nothing is known of chance, and nothing is proven: without a gate that is inconclusive,
+a gate decides by its limits alone.
 """
 
 import math
@@ -26,7 +27,7 @@ from bench.report.manifest import Manifest
 from bench.report.rundir import SUMMARY, load_manifest
 from bench.stats.paired import ALPHA, Change, Judgement, Samples
 from bench.stats.unpaired import judge_groups
-from bench.types import BenchError, UsageError, Verdict
+from bench.types import BenchError, TokenSource, UsageError, Verdict
 
 OK, REGRESSION, IMPROVEMENT, UNDECIDED = 0, 1, 2, 3
 
@@ -78,10 +79,10 @@ class Gate:
 
 DEFAULT_GATE = Gate(
     (
-        Rule("output_throughput", True, 0.05),
-        Rule("mean_ttft_ms", False, 0.05),
-        Rule("mean_tpot_ms", False, 0.05),
-        Rule("mean_e2el_ms", False, 0.05),
+        Rule("output_throughput", True, 0.05, min_runs=2),
+        Rule("mean_ttft_ms", False, 0.05, min_runs=2),
+        Rule("mean_tpot_ms", False, 0.05, min_runs=2),
+        Rule("mean_e2el_ms", False, 0.05, min_runs=2),
     )
 )
 
@@ -142,7 +143,9 @@ def compare(old: Path, new: Path, gate: Gate = DEFAULT_GATE, *, allow_mismatch: 
     Runs of different machines, servers, loads or data are refused, unless `allow_mismatch`: what differs is named.
     """
     before, after = list(_sides(old)), list(_sides(new))
-    problems = [] if allow_mismatch else list(_mismatches(before, after))
+    problems = []
+    if not allow_mismatch:
+        problems = [*_mixed(old, before), *_mixed(new, after)] or list(_mismatches(before, after))
     problems += [
         f"{side.path} is INVALID" for side in (*before, *after) if side.summary.get("verdict") == Verdict.INVALID
     ]
@@ -166,18 +169,34 @@ def _summary(path: Path) -> dict[str, Any]:
         raise BenchError(f"cannot read {path}: {error}") from error
 
 
+def _mixed(path: Path, sides: Sequence[Side]) -> Iterator[str]:
+    """A sweep has no one figure that another could be held against."""
+    loads = {msgspec.json.encode(side.manifest.load, order="sorted") for side in sides}
+    if len(loads) > 1:
+        yield f"{path} holds runs of {len(loads)} loads: compare them one by one, such as {sides[0].path}"
+
+
 def _mismatches(before: Sequence[Side], after: Sequence[Side]) -> Iterator[str]:
     """What must be the same for numbers to be compared, where both sides say what it is."""
     first = _identity(before[0])
     for side in (*before[1:], *after):
         for name, value in _identity(side).items():
             if first[name] is not None and value is not None and value != first[name]:
-                yield f"{name} differs: {first[name]} and {value}"
+                yield f"{name} differs: {_difference(first[name], value)}"
+
+
+def _difference(old: Any, new: Any) -> str:
+    """Two values that differ; of tables only the parts that do."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return f"{old} and {new}"
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} {old.get(name)} and {new.get(name)}" for name in names)
 
 
 def _identity(side: Side) -> dict[str, Any]:
     manifest = side.manifest
     info = manifest.server.get("info") or {}
+    source = side.summary.get("token_source")
     return {
         "definitions": manifest.definitions or None,
         "cpu": manifest.machine.cpu,
@@ -188,6 +207,7 @@ def _identity(side: Side) -> dict[str, Any]:
         "load": manifest.load or None,
         "workload": {key: value for key, value in manifest.workload.items() if key != "seed"} or None,
         "dataset": manifest.dataset_sha256,
+        "tokens": None if source is None else "one per event" if source == TokenSource.EVENTS else "counted",
     }
 
 
@@ -201,10 +221,11 @@ def _rows(before: Sequence[Side], after: Sequence[Side], gate: Gate) -> tuple[Ro
     judgements = judge_groups(positive) if positive else {}
     rows = []
     for rule, (old, new) in columns.items():
-        missing = _too_little(rule, before, after, old, new)
         judgement = judgements.get(rule.metric)
+        missing = _too_little(rule, before, after, old, new)
         if missing:
-            finding, reason = Finding.INCONCLUSIVE, missing
+            said = "" if judgement is None else f"{judgement.change:+.1%}, "
+            finding, reason = Finding.INCONCLUSIVE, said + missing
         elif judgement is None:
             finding, reason = _from_zero(rule, old, new)
         else:
@@ -224,6 +245,8 @@ def _too_little(
     """Why nothing can be said of this metric, if so."""
     if not old or not new:
         return "no run has it" if not old and not new else f"the {'new' if old else 'old'} runs do not have it"
+    if min(len(old), len(new)) == 1 < rule.min_runs:
+        return f"cannot tell with one run whether that is chance: {rule.min_runs} of each side are needed (--runs)"
     if min(len(old), len(new)) < rule.min_runs:
         return f"{rule.min_runs} runs of each side are needed, there are {len(old)} and {len(new)}"
     for side in (*before, *after):
@@ -250,8 +273,10 @@ def _find(rule: Rule, judgement: Judgement) -> tuple[Finding, str]:
     allowed = math.log1p(rule.max_regression)
     said = f"{judgement.change:+.1%}"
     if not math.isfinite(judgement.high):
-        said += ", of one run, whose chance is unknown"
-        if abs(worse) <= allowed:
+        within = abs(worse) <= allowed
+        said += f", {'within' if within else 'beyond'} the gate's {100 * rule.max_regression:g} %"
+        said += "; cannot tell with one run whether that is chance"
+        if within:
             return Finding.OK, said
         return (Finding.REGRESSION if worse > 0 else Finding.IMPROVEMENT), said
     said += f", 95 % interval {judgement.low:+.1%} to {judgement.high:+.1%}"

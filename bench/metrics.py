@@ -12,15 +12,16 @@ from typing import Any
 
 from bench.types import OutputEvent, Record, UsageError
 
-DEFINITIONS_VERSION = 1
+DEFINITIONS_VERSION = 2
 
 DEFINITIONS = """\
 t_sched is the planned start (in a closed loop: when a place became free), t_send is just before the send call, and
 t_i is when the kernel received event i (our own clock where the kernel gives no stamp, as under TLS).
 Output event: carries at least one generated token. Role-only, empty, usage-only and comment events are none.
 k_i, tokens in event i: TGI token events have 1; else the server's cumulative usage; else token ids; else the final
-usage spread over the text, or the joined text tokenized again: both are marked estimated. A chunk is never
-silently a token. N is the sum of k_i.
+usage spread over the text, or the joined text tokenized again: both are marked estimated. Where nobody counts,
+k_i is 1 and every figure of tokens is marked "estimated: one token per event". A chunk is never silently a token.
+N is the sum of k_i.
 TTFT        t_1 - t_send                       time to the first token
 TTFT_sched  t_1 - t_sched                      the same from the schedule: a server that stalls cannot hide it
 TTFO        time from t_send to the first event that is not reasoning

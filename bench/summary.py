@@ -1,7 +1,8 @@
 """From the records of a run to summary.json: flat, every key always there, null where there is nothing to measure.
 
 The names at the top level are those of `vllm bench serve`, in the meaning of bench.metrics. What rests on too few
-effective samples keeps its number and gets `<key>_reliable: false` and `<key>_needs`: how many requests it would take.
+effective samples keeps its number and gets `<key>_reliable: false` and, where it can be said, `<key>_needs`: how many
+requests it would take. These two endings come and go, and so does a percentile that only an objective names.
 """
 
 import math
@@ -17,7 +18,7 @@ from bench.load.arrivals import Load
 from bench.metrics import DEFINITIONS_VERSION, KEYS, RequestMetrics, Slo, request_metrics
 from bench.stats.intervals import Interval, effective_size, series_interval
 from bench.stats.percentiles import adjusted_percentile, needed, percentile_interval
-from bench.types import Health, Outcome, Phase, Record, Sample
+from bench.types import Health, Outcome, Phase, Record, Sample, TokenSource
 from bench.window import in_flight, per_second, rates_within, run_span, steady_window, token_arrivals
 
 PERCENTILES = (50, 90, 95, 99)
@@ -61,7 +62,7 @@ def summarize(
         summary |= _latency(name, done, metrics, _percentiles(name, slo))
     for name in ADJUSTED:
         summary |= _adjusted(name, metrics, len(measured) - len(done))
-    summary |= _tokens(done, metrics)
+    summary |= _tokens(measured, metrics)
     summary["server_timings_ms"] = _server_timings(done)
     summary["server"] = _server(samples, span)
     summary["reconciliation"] = _reconciliation(records, samples, span)
@@ -90,7 +91,7 @@ def _load(load: Load | None) -> dict[str, Any]:
 def _counts(measured: Sequence[Record]) -> dict[str, Any]:
     outcomes = Counter(record.outcome for record in measured)
     done = [record for record in measured if record.outcome is Outcome.OK]
-    wanted = [r for r in done if r.wanted_tokens is not None]
+    wanted = [r for r in done if r.wanted_tokens is not None and r.token_source is not TokenSource.EVENTS]
     cached = [r.cached_tokens for r in done if r.cached_tokens is not None]
     return {
         "completed": len(done),
@@ -169,8 +170,10 @@ def _latency(
     """Statistics of one metric in milliseconds, with intervals and whether there are samples enough."""
     key = KEYS[name]
     values, effective = _values(name, done, metrics)
-    statistics = ("mean", "median", "std", *(f"p{p:g}" for p in percentiles))
+    bounded = ("mean", *(f"p{p:g}" for p in percentiles))
+    statistics = (*bounded, "median", "std")
     found: dict[str, Any] = {f"{statistic}_{key}_ms": None for statistic in statistics}
+    found |= {f"{statistic}_{key}_ms_interval": [None, None] for statistic in bounded}
     found[f"{key}_effective_samples"] = effective
     if not values.size:
         return found
@@ -212,9 +215,11 @@ def _adjusted(name: str, metrics: Sequence[RequestMetrics], failures: int) -> di
     return {key: _finite(adjusted_percentile(values, failures, p) * 1e3) for p, key in keys.items()}
 
 
-def _tokens(done: Sequence[Record], metrics: Sequence[RequestMetrics]) -> dict[str, Any]:
+def _tokens(measured: Sequence[Record], metrics: Sequence[RequestMetrics]) -> dict[str, Any]:
     """How tokens were counted, and how much of the event log is blurred."""
-    sources = Counter(record.token_source for record in done)
+    done = [record for record in measured if record.outcome is Outcome.OK]
+    cancelled = [record for record in measured if record.outcome is Outcome.CANCELLED and record.events]
+    sources = Counter(record.token_source for record in (*done, *cancelled))
     events = sum(len(record.events) for record in done)
     coalesced = sum(record.coalesced for record in done)
     return {

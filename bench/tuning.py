@@ -74,6 +74,7 @@ class Trial:
     error: str | None = None
     text_hash: str | None = None  # of the greedy answers: settings that change it change what users read
     meets_slo: bool = True
+    token_note: str = ""  # how far the figures of tokens can be trusted, where not wholly
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ class Outcome(StrEnum):
     NEVER_SENT = "never_sent"  # planned for a time the run did not reach, or no connection was free
 
 
+ONE_PER_EVENT = "estimated: one token per event"  # said of every figure of tokens that nobody counted
+
+
 class TokenSource(StrEnum):
     """Where the number of tokens of an event comes from, the most trusted first."""
 
@@ -49,11 +52,12 @@ class TokenSource(StrEnum):
     TOKEN_IDS = "token_ids"  # noqa: S105 - the events list their ids
     USAGE_SPREAD = "usage_spread"  # the server's final usage, spread by text: estimated
     RETOKENIZED = "retokenized"  # a local tokenizer on the joined text: estimated
-    NONE = "none"  # nothing to go by: tokens are not reported
+    EVENTS = "events"  # nobody counts, so each event with output is taken for one token: estimated
+    NONE = "none"  # no output
 
     @property
     def estimated(self) -> bool:
-        return self in (TokenSource.USAGE_SPREAD, TokenSource.RETOKENIZED, TokenSource.NONE)
+        return self not in (TokenSource.TGI_TOKEN, TokenSource.USAGE_DELTA, TokenSource.TOKEN_IDS)
 
 
 class Item(msgspec.Struct, kw_only=True):

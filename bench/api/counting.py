@@ -35,8 +35,8 @@ def count(
     """Tokens of each piece, and how they are known.
 
     `final` is the server's count for the whole stream. `one_each` says that this server sends one event for each
-    token, which is believed where `final` confirms it. Pieces get 0 where they carried nothing, all of them where
-    there is nothing to go by.
+    token, which is believed where `final` confirms it. Where nobody counts, each piece with text is taken for one
+    token, and the source says so.
     """
     with_text = [i for i, piece in enumerate(pieces) if piece.text]
     if any(piece.total > 0 for piece in pieces) and all(pieces[i].total >= 0 for i in with_text):
@@ -49,7 +49,7 @@ def count(
         return _spread(pieces, with_text, final), TokenSource.USAGE_SPREAD
     if retokenizer is not None and with_text:
         return _retokenized(pieces, retokenizer), TokenSource.RETOKENIZED
-    return [0.0] * len(pieces), TokenSource.NONE
+    return [1.0 if piece.text else 0.0 for piece in pieces], TokenSource.EVENTS if with_text else TokenSource.NONE
 
 
 def _differences(pieces: Sequence[Piece], final: int | None) -> list[float]:
@@ -59,8 +59,12 @@ def _differences(pieces: Sequence[Piece], final: int | None) -> list[float]:
     """
     tokens, before = [], 0
     for piece in pieces:
-        tokens.append(float(max(0, piece.total - before)))
-        before = max(before, piece.total)
+        total = piece.total
+        if total > before:
+            tokens.append(float(total - before))
+            before = total
+        else:
+            tokens.append(0.0)
     if final is not None and final > before:
         tokens[-1] += final - before
     return tokens

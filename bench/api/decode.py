@@ -148,7 +148,7 @@ def _fill(
     record.token_source = source
     record.output_tokens = sum(tokens)
     arrived = reads_of(response, raw.reads, [piece.end for piece in pieces])
-    record.events, record.coalesced = _output_events(pieces, tokens, source, arrived, raw.reads)
+    record.events, record.coalesced = _output_events(pieces, tokens, arrived, raw.reads)
     record.text = reading.text
     record.finish_reason = reading.finish_reason
     record.cached_tokens = reading.cached_tokens
@@ -158,18 +158,14 @@ def _fill(
 
 
 def _output_events(
-    pieces: Sequence[Piece], tokens: Sequence[float], source: TokenSource, arrived: Sequence[int], reads: Sequence[Read]
+    pieces: Sequence[Piece], tokens: Sequence[float], arrived: Sequence[int], reads: Sequence[Read]
 ) -> tuple[list[OutputEvent], int]:
-    """The events with tokens, and how many of them share the stamp of a later one.
-
-    Where nobody counts tokens, those with text, with 0 tokens each.
-    """
-    uncounted = source is TokenSource.NONE
+    """The events with tokens, and how many of them share the stamp of a later one."""
     events: list[OutputEvent] = []
     coalesced = 0
     last = -1
     for piece, number, read in zip(pieces, tokens, arrived, strict=True):
-        if number > 0 or (uncounted and piece.text):
+        if number > 0:
             if read == last:
                 events[-1].coalesced = True
                 coalesced += 1

@@ -5,11 +5,13 @@ an event named error; and a last event without its blank line counts where nothi
 """
 
 import re
+from itertools import accumulate, repeat
 
 DONE = b"[DONE]"
 
 _BLANK_LINE = re.compile(rb"(?>\r\n|\r|\n){2}")
 _BOM = b"\xef\xbb\xbf"
+_FIELD = b"data: "
 
 
 # The data; the position in the body after the blank line that completed it; and whether the event is named error,
@@ -19,6 +21,9 @@ Event = tuple[bytes, int, bool]
 
 def split(body: bytes) -> tuple[list[Event], Event | None]:
     """The events that are complete, in order, and the one that its blank line never followed."""
+    plain = _plain(body)
+    if plain is not None:
+        return plain, None
     events: list[Event] = []
     append = events.append
     position = len(_BOM) if body.startswith(_BOM) else 0
@@ -37,6 +42,18 @@ def split(body: bytes) -> tuple[list[Event], Event | None]:
         elif (event := _event(block, position)) is not None:
             append(event)
     return events, _event(tail, len(body))
+
+
+def _plain(body: bytes) -> list[Event] | None:
+    """The events of a body in which each is one `data: ` line and a blank one, as nearly all are: several times as
+    fast as looking at them one by one. None if it is not so."""
+    if not (body.startswith(_FIELD) and body.endswith(b"\n\n")):
+        return None
+    parts = body[len(_FIELD) : -2].split(b"\n\n" + _FIELD)
+    if body.count(b"\n") != 2 * len(parts) or b"\r" in body:
+        return None
+    ends = accumulate(len(part) + len(_FIELD) + 2 for part in parts)
+    return list(zip(parts, ends, repeat(False)))
 
 
 def _event(block: bytes, end: int) -> Event | None:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from bench.types import Health, Outcome, Phase, Record, TokenSource, Verdict
+from bench.types import ONE_PER_EVENT, Health, Outcome, Phase, Record, TokenSource, Verdict
 
 SECOND = 1_000_000_000
 SAMPLES = 1000  # of the lags of one second; sorting all of them would itself make the client late
@@ -143,16 +143,16 @@ def _of_counts(records: Sequence[Record]) -> list[tuple[Verdict, str]]:
             " (the server sends several at once, or the client is too slow)"
         )
     wrong = sum(
-        record.token_source is not TokenSource.NONE and record.wanted_tokens not in (None, record.output_tokens)
+        record.token_source is not TokenSource.EVENTS and record.wanted_tokens not in (None, record.output_tokens)
         for record in succeeded
     )
     if wrong > WRONG_LENGTH * len(succeeded):
         found.append(f"{wrong} of {len(succeeded)} answers were not as long as asked for")
-    uncounted = sum(record.token_source is TokenSource.NONE for record in succeeded)
+    uncounted = sum(record.token_source is TokenSource.EVENTS for record in succeeded)
     estimated = sum(record.token_source.estimated for record in succeeded) - uncounted
     if uncounted:
         found.append(
-            f"the tokens of {uncounted} of {len(succeeded)} answers could not be counted: --tokenizer counts them"
+            f"the tokens of {uncounted} of {len(succeeded)} answers are {ONE_PER_EVENT}; --tokenizer counts them"
         )
     if estimated:
         found.append(f"the times of the tokens of {estimated} of {len(succeeded)} answers are estimated")

@@ -1,7 +1,7 @@
 """`tgi bench ab A B`: which of two servers is better, and how sure that is."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bench.stats.paired import Judgement, Samples
 
 PAIRS = 5
-GIT = "git:"
 JUDGED = {  # key of the summary -> whether more is better
     "output_throughput": True,
     "mean_ttft_ms": False,
@@ -29,7 +28,7 @@ JUDGED = {  # key of the summary -> whether more is better
 
 def ab(
     a: Annotated[
-        str, typer.Argument(metavar="A", help="A URL, a serve command with {port}, or git:REF of this project.")
+        str, typer.Argument(metavar="A", help="A URL, or a serve command with {port} that is started for each run.")
     ],
     b: Annotated[str, typer.Argument(metavar="B", help="The other.")],
     *,
@@ -48,78 +47,45 @@ def ab(
     first = setup.scenario(options)
     session = Session(options)
     runs: dict[str, list[RunDir]] = {"A": [], "B": []}
-    with ExitStack() as stack:
-        sides = {"A": stack.enter_context(_side(a, options)), "B": stack.enter_context(_side(b, options))}
-        place = setup.output(options)
-        for i, name in enumerate(order(pairs)):
-            if session.interrupted:
-                break
-            scenario = first.with_seed(first.seed + i // 2)  # the same for both runs of a pair
-            folder = place / name.lower() / f"run-{len(runs[name]) + 1:02}"
-            with sides[name].subject() as subject:
-                runs[name].append(
-                    session.measure(subject, scenario, folder, name=f"{name} {len(runs[name]) + 1}", same_seed=True)
-                )
+    sides = {"A": a, "B": b}
+    for side in sides.values():
+        _check(side)
+    place = setup.output(options)
+    for i, name in enumerate(order(pairs)):
+        if session.interrupted:
+            break
+        scenario = first.with_seed(first.seed + i // 2)  # the same for both runs of a pair
+        folder = place / name.lower() / f"run-{len(runs[name]) + 1:02}"
+        with _subject(sides[name], options) as subject:
+            runs[name].append(
+                session.measure(subject, scenario, folder, name=f"{name} {len(runs[name]) + 1}", same_seed=True)
+            )
     complete = min(len(runs["A"]), len(runs["B"]))
     before, after = runs["A"][:complete], runs["B"][:complete]
     judgements = judge(_samples(before, after), margin) if complete else {}
     _finish(session, place, (a, b), before, after, judgements)
 
 
-class Side:
-    """One of the two: a server that is there, or one that is started afresh for each run."""
-
-    def __init__(
-        self, options: Options, *, url: str | None = None, command: str | Sequence[str] = (), folder: Path | None = None
-    ) -> None:
-        self._options, self._url, self._command, self._folder = options, url, command, folder
-
-    @contextmanager
-    def subject(self) -> Iterator["Subject"]:
-        from bench.commands import setup
-        from bench.server.launch import Server
-
-        if self._url is not None:
-            yield setup.subject(self._options, self._url)
-            return
-        environment = {"PYTHONPATH": str(self._folder)} if self._folder is not None else None
-        with Server(self._command, environment=environment, folder=self._folder) as server:
-            yield setup.subject(self._options, server.url, command=tuple(server.command), own=True)
-
-
-@contextmanager
-def _side(text: str, options: Options) -> Iterator[Side]:
+def _check(side: str) -> None:
+    """Refuses a command without a port, before anything is measured. Raises UsageError."""
     from bench.commands import setup
-    from bench.server.launch import Server, own_command
+    from bench.server.launch import Server
 
-    if text.startswith(GIT):
-        with _checkout(text.removeprefix(GIT)) as folder:
-            yield Side(options, command=own_command(*([options.model] if options.model else [])), folder=folder)
-    elif setup.is_url(text):
-        yield Side(options, url=text)
-    else:
-        Server(text)  # not started: a command without a port is refused before anything is measured
-        yield Side(options, command=text)
+    if not setup.is_url(side):
+        Server(side)
 
 
 @contextmanager
-def _checkout(ref: str) -> Iterator[Path]:
-    """A work tree of a commit of the repository we are in, for the block. Raises UsageError."""
-    import subprocess
-    import tempfile
+def _subject(side: str, options: Options) -> Iterator["Subject"]:
+    """A server that is there, or one that is started for the block."""
+    from bench.commands import setup
+    from bench.server.launch import Server
 
-    from bench.types import UsageError
-
-    with tempfile.TemporaryDirectory(prefix="tgi-ab-") as parent:
-        folder = Path(parent) / "tree"
-        add = ["git", "worktree", "add", "--quiet", "--detach", str(folder), ref]
-        done = subprocess.run(add, capture_output=True, text=True)  # noqa: S603  # git, with the ref the user typed
-        if done.returncode != 0:
-            raise UsageError(f"git:{ref}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'failed'}")
-        try:
-            yield folder
-        finally:
-            subprocess.run(["git", "worktree", "remove", "--force", str(folder)], capture_output=True)  # noqa: S603, S607  # what was added above
+    if setup.is_url(side):
+        yield setup.subject(options, side)
+        return
+    with Server(side) as server:
+        yield setup.subject(options, server.url, command=tuple(server.command), own=True)
 
 
 def _samples(before: Sequence["RunDir"], after: Sequence["RunDir"]) -> dict[str, "Samples"]:
@@ -149,7 +115,7 @@ def _finish(
 
     import msgspec
 
-    from bench.commands.session import INTERRUPTED, say
+    from bench.commands.session import INTERRUPTED, doubts_text, say
     from bench.report.html import comparison_page
     from bench.report.markdown import comparison_report
     from bench.report.rundir import HTML, MARKDOWN, SUMMARY, write_atomically, write_json, write_series
@@ -163,9 +129,10 @@ def _finish(
     notes = in_words(judgements, before, after)
     write_atomically(place / HTML, comparison_page(title, before, after, judgements, notes).encode())
     write_atomically(place / MARKDOWN, comparison_report(title, before, after, judgements, notes).encode())
+    doubts = doubts_text([*before, *after], [f"{side} {i}" for side in "AB" for i in range(1, len(before) + 1)])
     result = {"a": names[0], "b": names[1], "judgements": {key: asdict(each) for key, each in judgements.items()}}
     write_json(place / SUMMARY, result)
-    print(json.dumps(msgspec.to_builtins(result)) if session.options.json else f"{_table(judgements)}\n\n{notes}")
+    print(json.dumps(msgspec.to_builtins(result)) if session.options.json else _text(judgements, notes, doubts))
     say(session.options, f"results in {place}")
     for run in (*before, *after):
         check(run)
@@ -175,6 +142,9 @@ def _finish(
 
 def in_words(judgements: dict[str, "Judgement"], before: Sequence["RunDir"], after: Sequence["RunDir"]) -> str:
     """The verdict in a line: what is better or worse, how many more pairs it would take, and whether texts differ."""
+    from bench.report.loads import token_words
+    from bench.types import ONE_PER_EVENT
+
     groups: dict[str, list[str]] = {}
     for key, each in judgements.items():
         groups.setdefault(each.verdict.value, []).append(key)
@@ -185,6 +155,9 @@ def in_words(judgements: dict[str, "Judgement"], before: Sequence["RunDir"], aft
     differ, compared = differing_texts(before, after)
     if differ:
         said.append(f"{differ} of {compared} answers to the same prompts differ")
+    by_event = [name for name, runs in (("A", before), ("B", after)) if token_words(runs)]
+    if by_event:
+        said.append(f"the tokens of {' and '.join(by_event)} are {ONE_PER_EVENT}")
     return "B is " + "; ".join(said) if judgements else "nothing was measured on both sides"
 
 
@@ -202,14 +175,15 @@ def differing_texts(before: Sequence["RunDir"], after: Sequence["RunDir"]) -> tu
     return differ, compared
 
 
-def _table(judgements: dict[str, "Judgement"]) -> str:
+def _text(judgements: dict[str, "Judgement"], notes: str, doubts: str) -> str:
     from bench.tables import table
 
     rows = [
         (key, each.verdict.value, f"{each.change:+.1%}", _percent(each.low), _percent(each.high), each.p_adjusted)
         for key, each in judgements.items()
     ]
-    return table(("metric", "B is", "change", "95 % from", "to", "p"), rows, left=2)
+    found = table(("metric", "B is", "change", "95 % from", "to", "p"), rows, left=2)
+    return "\n\n".join(filter(None, (found, notes, doubts)))
 
 
 def _percent(value: float) -> str:

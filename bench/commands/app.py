@@ -5,6 +5,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -72,13 +73,24 @@ def _root() -> None:
     """
 
 
-for command in (run, sweep, find, tune, ab):
-    app.command(cls=SectionedCommand, hidden=command is run)(with_options(command))
-app.command()(compare)
-app.command()(report)
-app.command()(export)
-app.command("import")(import_)
-app.command()(selftest)
-app.command()(mock)
-app.command()(offline)
-app.command()(micro)
+MEASURING: dict[Callable[..., None], str] = {  # with what their line in the list of commands says
+    run: "Measure a server under one load.",
+    sweep: "One load after the other.",
+    find: "The largest load that meets --slo.",
+    tune: "Good settings of a server.",
+    ab: "Two servers in turns, and which is better.",
+}
+OTHERS: dict[Callable[..., None], str] = {
+    compare: "Whether a result got worse, for a gate.",
+    report: "Write the reports of a result anew.",
+    export: "A run in another load tester's format.",
+    import_: "Another load tester's result as a run.",
+    selftest: "Measure the client itself.",
+    mock: "A server that answers at known times.",
+    offline: "The engine without HTTP.",
+    micro: "Kernels against the machine's limits.",
+}
+for command, line in MEASURING.items():
+    app.command(cls=SectionedCommand, hidden=command is run, short_help=line)(with_options(command))
+for command, line in OTHERS.items():
+    app.command(command.__name__.rstrip("_"), short_help=line)(command)

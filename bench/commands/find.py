@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 SECONDS = 10.0  # of a probe
 PATIENCE = 3  # times as long as it should last, a probe is hopeless
 FAILED = 0.01  # share of requests that may fail
+GROWTH = 0.02  # seconds that latency may grow by in a second: a load that brings more than that is not kept up with
 PROBES = 12
+BACKLOG = "a growing backlog"  # beside the objectives
 
 
 def find(
@@ -59,11 +61,12 @@ def find(
             runs.append(
                 session.measure(subject, scenario, place / f"run-{number:02}", name=f"probe {number}", limit_s=limit)
             )
-            ratios = ratios_of(runs[-1], slo, attain)
+            ratios = ratios_of(runs[-1], slo, attain, open_loop=by_rate)
             finder.observe(load, ratios)
             worst = max(ratios, key=lambda name: ratios[name])
             say(options, f"  {load:.4g}: {worst} at {100 * ratios[worst]:.0f} % of what is allowed")
-    _finish(session, runs, finder.result(), place, over)
+    keys = [limit.key for limit in slo.limits if limit.statistic is not None]
+    _finish(session, runs, finder.result(), place, over, keys)
 
 
 def _check(url: str | None, over: str, low: float, high: float, attain: float, probes: int, options: Options) -> "Slo":
@@ -88,8 +91,9 @@ def _check(url: str | None, over: str, low: float, high: float, attain: float, p
     return Slo.parse(options.slo)
 
 
-def ratios_of(run: "RunDir", slo: "Slo", attain: float) -> dict[str, float]:
-    """Measured / allowed for every objective, failures included: latencies alone are blind to them."""
+def ratios_of(run: "RunDir", slo: "Slo", attain: float, *, open_loop: bool = False) -> dict[str, float]:
+    """Measured / allowed for every objective, and for what latencies alone are blind to: failures, and in an open
+    loop a backlog that only the short time of a probe keeps below the limits."""
     summary = run.summary
     planned = summary["num_prompts"]
     good = summary["completed"]
@@ -100,11 +104,29 @@ def ratios_of(run: "RunDir", slo: "Slo", attain: float) -> dict[str, float]:
     if any(limit.statistic is None for limit in slo.limits):
         share = summary.get("goodput_share") or 0.0
         ratios["requests outside the limits"] = (1 - share) / (1 - attain)
+    if open_loop:
+        ratios[BACKLOG] = _growth(run) / GROWTH
     return ratios
 
 
-def _finish(session: "Session", runs: list["RunDir"], found: "Found", place: "Path", over: str) -> None:
-    """Write and print what was found. Raises InvalidRun if no probe brought anything."""
+def _growth(run: "RunDir") -> float:
+    """Seconds that the latency of requests surely grew by in each second of the schedule."""
+    import numpy as np
+
+    from bench.metrics import request_metrics
+    from bench.stats.trend import sure_slope
+    from bench.types import Outcome, Phase
+
+    done = [record for record in run.records if record.phase is Phase.MEASURED and record.outcome is Outcome.OK]
+    first = min((record.scheduled_ns for record in done), default=0)
+    latency = np.array([request_metrics(record).e2e_sched for record in done], dtype=float)
+    return sure_slope(np.array([(record.scheduled_ns - first) / 1e9 for record in done]), latency)
+
+
+def _finish(
+    session: "Session", runs: list["RunDir"], found: "Found", place: "Path", over: str, keys: list[str]
+) -> None:
+    """Write and print what was found; `keys` are what was judged. Raises InvalidRun if no probe brought anything."""
     import json
     import sys
     from dataclasses import asdict
@@ -119,10 +141,15 @@ def _finish(session: "Session", runs: list["RunDir"], found: "Found", place: "Pa
     write_series(place, msgspec.structs.replace(runs[0].manifest, title=title), runs)
     result = {"over": over, **asdict(found)}
     write_json(place / "find.json", result)
+    unsure = sum(any(run.summary.get(f"{key}_reliable") is False for key in keys) for run in runs)
     if session.options.json:
         print(json.dumps(msgspec.to_builtins(result)))
     else:
         print(f"{points_text(runs)}\n\n{in_words(found, over)}")
+        if unsure:
+            print(
+                f"In {unsure} of {len(runs)} probes a percentile of --slo rests on too few requests: raise --duration."
+            )
     say(session.options, f"results in {place}")
     if not any(run.summary["completed"] for run in runs):
         raise InvalidRun("no request of any probe succeeded; the first run's report says why")
@@ -138,8 +165,10 @@ def in_words(found: "Found", over: str) -> str:
     if found.load is None:
         return f"None: {found.high:.4g} {unit} already misses {found.binding}."
     bounds = f"surely {found.low:.4g}" + (f", surely not {found.high:.4g}" if math.isfinite(found.high) else "")
+    piling_up = "Beyond it requests come faster than they are served."
     edges = {
         "cliff": "Beyond it latencies jump: stay well below.",
         "smooth": "Beyond it latencies rise slowly.",
     }
-    return f"{found.load:.4g} {unit} ({bounds}). The limit is {found.binding}. {edges.get(found.edge, '')}".rstrip()
+    beyond = piling_up if found.binding == BACKLOG else edges.get(found.edge, "")
+    return f"{found.load:.4g} {unit} ({bounds}). The limit is {found.binding}. {beyond}".rstrip()

@@ -184,7 +184,7 @@ def gather(typed: Mapping[str, Any]) -> Options:
 def folder() -> Path:
     """Where the presets lie: beside this package when installed, in configs/ of a checkout."""
     here = Path(__file__).parents[1]
-    packaged = here / "presets"
+    packaged = here / "presets" / "bench"
     return packaged if packaged.is_dir() else here.parent / "configs" / "bench"
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bench.types import Record, Sample
 
 INTERRUPTED = 130  # what shells say of a program that ended by SIGINT
+MOST_DOUBTS = 5  # runs whose verdict is explained
 SPREAD = (  # what a series shows of its runs
     "output_throughput",
     "request_throughput",
@@ -150,7 +151,7 @@ def run_text(measured: "RunDir") -> str:
 
 def points_text(runs: Sequence["RunDir"]) -> str:
     """A row for each load of a series."""
-    from bench.report.loads import POINT_COLUMNS, point_figure, points, worst_verdict
+    from bench.report.loads import POINT_COLUMNS, point_figure, points, token_words, worst_verdict
     from bench.tables import table
 
     rows = [
@@ -162,18 +163,37 @@ def points_text(runs: Sequence["RunDir"]) -> str:
         )
         for point in points(runs)
     ]
-    return table(("load", "runs", *(name for _, name in POINT_COLUMNS), "verdict"), rows)
+    text = table(("load", "runs", *(name for _, name in POINT_COLUMNS), "verdict"), rows)
+    return "\n\n".join(filter(None, (text, token_words(runs), doubts_text(runs))))
 
 
 def spread_text(runs: Sequence["RunDir"]) -> str:
-    """Means over the runs of one load with their 95 % intervals."""
+    """Means over the runs of one load with their 95 % intervals; none of what rests on too few requests in a run."""
+    from bench.report.figures import number
+    from bench.report.loads import points, token_words
     from bench.stats.intervals import t_interval
     from bench.tables import table
 
-    rows = []
+    needs = {key: max(point.needs(key) for point in points(runs)) for key in SPREAD}
+    rows: list[tuple[object, ...]] = []
     for key in SPREAD:
         values = [run.summary[key] for run in runs if run.summary.get(key) is not None]
-        if values:
+        if values and needs[key]:
+            rows.append((key, f"n/a, need {number(needs[key])} a run", "", "", len(values)))
+        elif values:
             found = t_interval(values)
             rows.append((key, found.center, found.low, found.high, len(values)))
-    return table(("mean over runs", "", "95 % from", "to", "runs"), rows)
+    text = table(("mean over runs", "", "95 % from", "to", "runs"), rows)
+    failed = sum(run.summary["failed"] for run in runs)
+    lost = f"{number(failed)} of {number(sum(run.summary['num_prompts'] for run in runs))} requests failed"
+    return "\n\n".join(filter(None, (text, lost if failed else "", token_words(runs), doubts_text(runs))))
+
+
+def doubts_text(runs: Sequence["RunDir"], names: Sequence[str] = ()) -> str:
+    """Why some of the runs are not VALID, a line each. `names` are theirs, else those of their folders."""
+    lines = []
+    for name, run in zip(names or [run.path.name for run in runs], runs, strict=True):
+        if run.summary.get("reasons"):
+            lines.append(f"{name} is {run.summary['verdict']}: {'; '.join(run.summary['reasons'])}")
+    more = len(lines) - MOST_DOUBTS
+    return "\n".join([*lines[:MOST_DOUBTS], *([f"and {more} more runs"] if more > 0 else [])])

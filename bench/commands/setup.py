@@ -29,7 +29,7 @@ SCALED = re.compile(r"(?P<file>.+)x(?P<scale>\d+(?:\.\d+)?)")
 
 
 def is_url(text: str) -> bool:
-    return "://" in text or bool(re.fullmatch(r"[\w.-]+:\d+(/.*)?", text))
+    return re.fullmatch(r"\w+://\S+|[\w.-]+:\d+(/\S*)?", text) is not None
 
 
 def check_url(url: str | None, commands: tuple[str, ...] = ()) -> None:

@@ -30,6 +30,7 @@ def sweep(
     from bench.commands import setup
     from bench.commands.session import Session, points_text, say
     from bench.ranges import numbers
+    from bench.report.figures import number
     from bench.types import UsageError
 
     setup.check_url(url)
@@ -48,7 +49,7 @@ def sweep(
         if by_rate and "max" in text:
             most = _most(session, subject, options, place)
             text = text.replace("max", f"{most:.6g}")
-            say(options, f"max is {most:.3g} requests/s")
+            say(options, f"max is {number(most)} requests/s")
         rates = numbers(text, "--rate") if by_rate else []
         runs = session.series(subject, _scenarios(options, places, rates), place, runs=count, what="Sweep")
     session.finish(runs, place, text=points_text(runs))

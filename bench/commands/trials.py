@@ -12,6 +12,7 @@ import msgspec
 
 from bench.commands import setup
 from bench.commands.session import Session
+from bench.report.loads import token_words
 from bench.report.rundir import MARKDOWN, RunDir, make_folder, write_atomically, write_json
 from bench.runner import Scenario, Subject, check
 from bench.server.launch import Server
@@ -116,6 +117,7 @@ class Trials:
         return Trial(
             job,
             numbers=_numbers(run.summary),
+            token_note=token_words([run]),
             text_hash=_text_hash(run) if scenario.request.temperature == 0 else None,
             meets_slo=run.summary.get("slo_met") is not False,
         )
@@ -159,6 +161,7 @@ class Trials:
         failed = [trial for trial in self.done if trial.error is not None]
         parts = [
             table(head, rows, left=len(names)),
+            next((trial.token_note for trial in self.done if trial.token_note), ""),
             self._effects(),
             *(f"failed: {_named(self._configurations[t.job.configuration])}: {t.error}" for t in failed),
             f"Recommended, in {self._place / PRESET}:\n\n{self._recommended(best, worked[best])}".rstrip(),

@@ -2,11 +2,16 @@
 
 An open loop is drawn in units of requests first (gaps of mean 1) and then mapped to time through the integral of
 the rate, so that a ramp changes the rate of any arrival process without changing its character.
+
+Its number of requests is no matter of chance: gaps are stretched so that as many fall into the run as its rate says
+(a Poisson process whose number is known). Else ten seconds of 50 requests a second would bring 500 give or take 22,
+and every figure of the run would carry that.
 """
 
 import math
 import random
 from dataclasses import dataclass
+from itertools import accumulate
 
 from bench.types import UsageError
 
@@ -99,21 +104,30 @@ class Load:
         return self._draw(rng)
 
     def _draw(self, rng: random.Random) -> list[int]:
-        burstiness, end, times = self._burstiness(), self.duration_ns, list[int]()
-        arrived = 0.0  # on the scale where one request arrives per unit
-        while self.requests is None or len(times) < self.requests:
-            if burstiness == math.inf:
-                arrived = float(len(times))
-            else:
-                arrived += rng.gammavariate(burstiness, 1 / burstiness)
-            due = round(self._when(arrived) * BILLION)
-            if end is not None and due >= end:
-                break
-            times.append(due)
-        return times
+        """On the scale where one request arrives per unit, there are `units` of it."""
+        burstiness, end = self._burstiness(), self.duration_ns
+        units = math.inf if self.duration_s is None else self._arrived(self.duration_s)
+        if burstiness == math.inf:
+            most = math.ceil(units) if self.requests is None else self.requests
+            times = [round(self._when(float(number)) * BILLION) for number in range(most)]
+            return [due for due in times if end is None or due < end]
+        units = min(units, math.inf if self.requests is None else self.requests)
+        gaps = [rng.gammavariate(burstiness, 1 / burstiness) for _ in range(max(1, round(units)) + 1)]
+        stretch = units / sum(gaps)
+        return [int(self._when(arrived * stretch) * BILLION) for arrived in accumulate(gaps[:-1])]
+
+    def _arrived(self, second: float) -> float:
+        """The integral of the rate up to a second."""
+        assert self.rate is not None
+        if self.ramp is None:
+            return self.rate * second
+        start, seconds = self.ramp
+        inside = min(second, seconds)
+        slope = (self.rate - start) / seconds
+        return start * inside + slope / 2 * inside * inside + self.rate * (second - inside)
 
     def _when(self, arrived: float) -> float:
-        """The second at which the integral of the rate reaches `arrived`."""
+        """The second at which the integral of the rate reaches `arrived`: the inverse of `_arrived`."""
         assert self.rate is not None
         if self.ramp is None:
             return arrived / self.rate

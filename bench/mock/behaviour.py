@@ -105,10 +105,6 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
 
     @property
-    def ttft_ns(self) -> int:
-        return round(self.ttft_ms * 1e6)
-
-    @property
     def itl_ns(self) -> int:
         return round(self.itl_ms * 1e6)
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bench.stats.paired import Judgement
+from bench.types import ONE_PER_EVENT, TokenSource
 
 LATENCIES = (
     ("ttft", "TTFT", "from the send to the first token"),
@@ -20,6 +21,7 @@ LATENCIES = (
     ("queue", "Queue", "as the server says"),
 )
 LOST = (("failed", "failed"), ("cancelled", "cancelled"), ("never_sent", "never sent"))
+PER_TOKEN = ("tpot", "itl", "ntpot")  # which a wrong count makes wrong
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 NONE = "n/a"
 
@@ -66,6 +68,8 @@ def headline(summary: Mapping[str, Any]) -> list[Figure]:
     for metric, name in (ttft, ("tpot", "TPOT"), ("e2el", "E2E")):
         value = figure(summary, f"p50_{metric}_ms")
         note = f"p99 {milliseconds(summary, metric, 'p99')}"
+        if metric in PER_TOKEN and token_note(summary) == ONE_PER_EVENT:
+            note += f", {ONE_PER_EVENT}"
         figures.append(Figure(f"{name} p50", value, "" if value.startswith(NONE) else "ms", note))
     if summary.get("request_goodput") is not None:
         share = summary.get("goodput_share")
@@ -77,11 +81,16 @@ def headline(summary: Mapping[str, Any]) -> list[Figure]:
     return figures
 
 
+def token_note(summary: Mapping[str, Any]) -> str:
+    """How the figures of tokens are to be taken; nothing where the server counted every event."""
+    if TokenSource.EVENTS in (summary.get("token_sources") or ()):
+        return ONE_PER_EVENT
+    return "estimated" if summary.get("token_source_estimated") else ""
+
+
 def _output(summary: Mapping[str, Any]) -> Figure:
     """Throughput in the steady window where there is one, and of the whole run beside it."""
-    if set(summary.get("token_sources") or ()) == {"none"}:
-        return Figure("Output", "n/a", "tokens/s", "nobody counted the tokens")
-    notes = ["estimated"] if summary.get("token_source_estimated") else []
+    notes = [note] if (note := token_note(summary)) else []
     if summary.get("steady_window_s"):
         notes.append(f"whole run {figure(summary, 'output_throughput')}")
         return Figure("Output", figure(summary, "steady_output_throughput"), "tokens/s", ", ".join(notes))
@@ -91,7 +100,9 @@ def _output(summary: Mapping[str, Any]) -> Figure:
 def latency_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
     """(name, meaning, a text for each of STATISTICS) of every latency the summary knows, in milliseconds."""
     rows = []
-    for key, name, meaning in LATENCIES:
+    by_event = token_note(summary) == ONE_PER_EVENT
+    for key, title, meaning in LATENCIES:
+        name = f"{title}, estimated" if by_event and key in PER_TOKEN else title
         if any(summary.get(f"{statistic}_{key}_ms") is not None for statistic in STATISTICS):
             rows.append((name, meaning, [figure(summary, f"{statistic}_{key}_ms") for statistic in STATISTICS]))
         if summary.get("failed") and f"adjusted_p50_{key}_ms" in summary:

@@ -26,7 +26,17 @@ from bench.report.figures import (
     number,
     outcome,
 )
-from bench.report.loads import POINT_COLUMNS, Point, load_curves, load_of, mean, point_figure, points, worst_verdict
+from bench.report.loads import (
+    POINT_COLUMNS,
+    Point,
+    load_curves,
+    load_of,
+    mean,
+    point_figure,
+    points,
+    token_words,
+    worst_verdict,
+)
 from bench.report.manifest import Manifest
 from bench.report.rundir import RunDir
 from bench.stats.paired import Change, Judgement
@@ -65,6 +75,7 @@ def series_page(manifest: Manifest, runs: Sequence[RunDir]) -> str:
     content = [
         _header(manifest, [f"{len(runs)} runs", f"{len(found)} loads", *_facts(manifest)]),
         _points_table(found),
+        _paragraph(token_words(runs)),
         '<main id="plots"></main>',
         _definitions(),
         _manifest(manifest),
@@ -92,8 +103,9 @@ def comparison_page(
     shown = [*_detailed(before), *_detailed(after)]
     content = [
         _header(new[0].manifest, [f"{len(old)} old and {len(new)} new runs", *_facts(new[0].manifest)], title),
-        f'<p class="verdict">{html.escape(verdict)}</p>' if verdict else "",
+        _paragraph(verdict),
         _changes_table(before, after, judgements),
+        _paragraph(token_words([*old, *new])),
         '<main id="plots"></main>',
         _definitions(),
         _manifest(old[0].manifest, "How the old was run"),
@@ -172,6 +184,10 @@ def _verdict(summary: Mapping[str, Any]) -> str:
     reasons = "".join(f"<li>{html.escape(str(reason))}</li>" for reason in summary.get("reasons") or [])
     words = f"<ul>{reasons}</ul>" if reasons else "<span>The client kept up, and the figures can be trusted.</span>"
     return f'<div class="verdict">{_pill(str(verdict), TONES[Verdict(verdict)])}{words}</div>'
+
+
+def _paragraph(words: str) -> str:
+    return f'<p class="verdict">{html.escape(words)}</p>' if words else ""
 
 
 def _cards(figures: Sequence[Figure]) -> str:

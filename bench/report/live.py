@@ -69,7 +69,7 @@ class LiveView:
         rates = [rate * stats.tokens_per_read for rate in self._pace.rates()]
         parts: list[RenderableType] = [self._bar(progress), Text(), _figures(progress, stats), Text()]
         if any(rates):
-            parts.append(Text.assemble((sparkline(rates), "blue"), f"  {number(rates[-1])} tokens/s"))
+            parts.append(Text.assemble((sparkline(rates), "blue"), f"  {number(rates[-1])} {stats.unit}"))
         parts.append(_lag(stats))
         if progress.failed:
             words = f"failed: {failures(progress)}. {stats.last_error or ''}"

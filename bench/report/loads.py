@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.metrics import Slo
-from bench.report.figures import NONE, load_label, load_value, number
+from bench.report.figures import NONE, load_label, load_value, number, token_note
 from bench.report.rundir import RunDir
-from bench.types import UsageError, Verdict
+from bench.types import ONE_PER_EVENT, UsageError, Verdict
 
 POINT_COLUMNS = (
     ("output_throughput", "tokens/s"),
@@ -131,6 +131,12 @@ def worst_verdict(point: Point) -> Verdict | None:
     """None if nobody judged its runs, as with another tool's results."""
     found = [Verdict(run.summary["verdict"]) for run in point.runs if run.summary.get("verdict")]
     return max(found, key=list(Verdict).index, default=None)
+
+
+def token_words(runs: Sequence[RunDir]) -> str:
+    """A sentence for where tokens were not counted in some run; empty otherwise."""
+    uncounted = any(token_note(run.summary) == ONE_PER_EVENT for run in runs)
+    return f"Tokens, and what is measured by them, are {ONE_PER_EVENT}." if uncounted else ""
 
 
 def mean(found: Sequence[Point], key: str) -> float | None:

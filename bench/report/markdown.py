@@ -15,7 +15,7 @@ from bench.report.figures import (
     number,
     outcome,
 )
-from bench.report.loads import POINT_COLUMNS, mean, point_figure, points, worst_verdict
+from bench.report.loads import POINT_COLUMNS, mean, point_figure, points, token_words, worst_verdict
 from bench.report.manifest import Manifest
 from bench.report.rundir import RunDir
 from bench.stats.paired import Judgement
@@ -47,7 +47,7 @@ def series_report(manifest: Manifest, runs: Sequence[RunDir]) -> str:
         for point in points(runs)
     ]
     head = ["load", "runs", *(name for _, name in POINT_COLUMNS), "verdict"]
-    return _document(_title(manifest), _table(head, rows), _small_print(manifest))
+    return _document(_title(manifest), _table(head, rows), token_words(runs), _small_print(manifest))
 
 
 def comparison_report(
@@ -71,7 +71,8 @@ def comparison_report(
         for key, judgement in judgements.items()
     ]
     head = ["", "old", "new", "change", "95 % interval", "verdict"]
-    return _document(f"# {_cell(title)}", verdict, _table(head, rows), _small_print(new[0].manifest))
+    words = token_words([*old, *new])
+    return _document(f"# {_cell(title)}", verdict, _table(head, rows), words, _small_print(new[0].manifest))
 
 
 def _document(*parts: str) -> str:

@@ -51,7 +51,7 @@ class PlainView:
             parts.append(f"failed {failures(progress)}")
         rates = self._pace.rates()[-round(EVERY) :]
         if rates and stats.tokens_per_read:
-            parts.append(f"{number(stats.tokens_per_read * sum(rates) / len(rates))} tokens/s")
+            parts.append(f"{number(stats.tokens_per_read * sum(rates) / len(rates))} {stats.unit}")
         for name, values in (("TTFT", stats.ttft), ("TPOT", stats.tpot)):
             if values:
                 parts.append(f"{name} {milliseconds(values, 50)}, p99 {milliseconds(values, 99)} ms")

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Protocol
 
 from bench.metrics import request_metrics
-from bench.types import Outcome, Phase, Record, Sample
+from bench.types import Outcome, Phase, Record, Sample, TokenSource
 
 RECENT = 2000  # requests that live percentiles are taken from
 SECONDS = 60  # of throughput that are remembered
@@ -40,12 +40,15 @@ class LiveStats:
         self.lag: deque[float] = deque(maxlen=RECENT)  # of our stamps behind the kernel's, the largest of each request
         self.last_error: str | None = None
         self.sample: Sample | None = None
+        self.unit = "tokens/s"  # events/s where nobody counts tokens
         self._tokens, self._reads = 0.0, 0
 
     def add(self, records: Sequence[Record]) -> None:
         for record in records:
             if record.phase is not Phase.MEASURED:
                 continue
+            if record.token_source is TokenSource.EVENTS:
+                self.unit = "events/s"
             self._tokens += sum(event.tokens for event in record.events)
             self._reads += 1 + len(record.events) - record.coalesced  # one for the head of the answer
             self.lag.append(record.user_lag_ns / 1e9)

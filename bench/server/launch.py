@@ -69,8 +69,6 @@ class Server:
         url: str | None = None,
         timeout: float = 300.0,
         grace: float = 10.0,
-        environment: Mapping[str, str] | None = None,
-        folder: Path | None = None,
     ) -> None:
         port = free_port()
         self.command = fill(command, {**(values or {}), "port": port})
@@ -79,7 +77,6 @@ class Server:
             raise UsageError("the serve command says no port; write {port} in it, or give --url")
         self.url = url or f"http://127.0.0.1:{port}"
         self._timeout, self._grace = timeout, grace
-        self._environment, self._folder = environment, folder
         self._guard: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
@@ -93,8 +90,6 @@ class Server:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **(self._environment or {})},
-            cwd=self._folder,
         )
         try:
             self._wait_until_ready()

@@ -77,15 +77,6 @@ def series_interval(values: ArrayLike, confidence: float = 0.95, effective: floa
     return _around(float(array.mean()), spread, size, confidence)
 
 
-def batch_means(values: ArrayLike, batches: int = 20, confidence: float = 0.95) -> Interval:
-    """The mean of one run's samples in order of time, from the means of equal batches; a rest is left out."""
-    array = np.asarray(values, dtype=float)
-    length = array.size // batches
-    if length == 0:
-        raise ValueError(f"{array.size} samples do not fill {batches} batches")
-    return t_interval(array[: length * batches].reshape(batches, length).mean(axis=1), confidence)
-
-
 def effective_size(values: ArrayLike) -> float:
     """How many independent samples would say as much about the mean as these, which are in order of time.
 

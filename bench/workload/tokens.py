@@ -161,7 +161,8 @@ def token_counter(target: Target, *, tokenizer: Path | None = None, token_ids: b
     server = ServerTokens(target) if target.tokenize_path is not None else None
     if token_ids:
         if not target.can_token_ids:
-            raise UsageError(f"{target.url} takes no token ids on {target.path}: leave --token-ids out")
+            other = "" if target.api is Api.COMPLETIONS else ", or try --api openai"
+            raise UsageError(f"{target.url} takes no token ids on {target.path}: leave --token-ids out{other}")
         return IdTokens.of_server(server) if server is not None else IdTokens()
     if tokenizer is not None:
         return LocalTokens(tokenizer, special_tokens=target.api is not Api.CHAT)

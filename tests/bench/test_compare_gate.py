@@ -79,15 +79,27 @@ def test_noise_alone_fails_the_gate_no_more_often_than_it_may(tmp_path):
     assert failed <= 5
 
 
-def test_single_runs_are_compared_as_they_are(tmp_path):
-    old = result(tmp_path / "old", runs(100, 1000, count=1))
-    assert compare(old, old).exit_code == 3  # the default gate knows metrics these runs lack
+@pytest.mark.parametrize("more", [1, 5])
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.1])
+def test_a_single_run_proves_nothing(tmp_path, factor, more):
+    metrics = ("output_throughput", "mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms")
+    one = result(tmp_path / "one", [dict.fromkeys(metrics, 100.0)])
+    other = result(tmp_path / "other", [dict.fromkeys(metrics, 100.0 * factor)] * more)
+    for sides in ((one, other), (other, one)):
+        comparison = compare(*sides)
+        assert {row.finding for row in comparison.rows} == {Finding.INCONCLUSIVE}
+        assert comparison.exit_code == 3
+        assert all("cannot tell with one run" in row.reason for row in comparison.rows)
+        assert all("%" in row.reason for row in comparison.rows)  # the difference itself is shown
+
+
+@pytest.mark.parametrize(("ttft", "code", "words"), [(100, 0, "within"), (110, 1, "beyond"), (50, 2, "beyond")])
+def test_a_gate_decides_single_runs_by_its_limits_and_claims_no_more(tmp_path, ttft, code, words):
     loose = gate(GATE.replace("min_runs = 3", ""))
-    assert compare(old, old, loose).exit_code == 0
-    worse = compare(old, result(tmp_path / "new", runs(110, 1000, count=1)), loose)
-    assert worse.exit_code == 1
-    assert "chance is unknown" in worse.verdict
-    assert compare(old, result(tmp_path / "fast", runs(50, 1000, count=1)), loose).exit_code == 2
+    old = result(tmp_path / "old", runs(100, 1000, count=1))
+    found = compare(old, result(tmp_path / "new", runs(ttft, 1000, count=1)), loose)
+    assert found.exit_code == code
+    assert f"{words} the gate's 5 %; cannot tell with one run" in found.rows[0].reason
 
 
 def test_too_few_runs_are_inconclusive(tmp_path):
@@ -138,6 +150,23 @@ def test_what_is_not_alike_is_refused(tmp_path, changed, named):
     assert comparison.exit_code == 3
     assert f"{named} differs" in comparison.verdict
     assert compare(old, new, gate(), allow_mismatch=True).exit_code == 0
+
+
+def test_what_differs_is_named_without_what_does_not(tmp_path):
+    old = result(tmp_path / "old", runs(100, 1000), load={"concurrency": 4, "rate": None, "arrival": "poisson"})
+    new = result(tmp_path / "new", runs(100, 1000), load={"concurrency": 8, "rate": None, "arrival": "poisson"})
+    assert compare(old, new, gate()).problems == ("load differs: concurrency 4 and 8",)
+
+
+def test_a_sweep_is_compared_run_by_run(tmp_path):
+    for side in ("old", "new"):
+        for i, places in enumerate((1, 2)):
+            result(tmp_path / side / f"run-{i}", runs(100, 1000, count=1), load={"concurrency": places})
+        write_json(tmp_path / side / "manifest.json", Manifest(kind="series", members=["run-0", "run-1"]))
+    found = compare(tmp_path / "old", tmp_path / "new", gate())
+    assert found.exit_code == 3
+    assert len(found.problems) == 2
+    assert "holds runs of 2 loads: compare them one by one" in found.problems[0]
 
 
 def test_other_seeds_are_no_mismatch(tmp_path):

@@ -61,6 +61,32 @@ def test_keys_always_exist_and_json_holds_them(records):
     assert {*adjusted, *ours} <= found.keys()
 
 
+def test_only_two_endings_come_and_go():
+    """`_reliable` and `_needs` are there where a figure rests on too little; every other key in every run."""
+    found = [
+        summarize(records, window_ns=(START, START), load=load, slo=slo, samples=samples)
+        for records, load, slo, samples in (
+            (run(0), None, None, ()),
+            (run(1), Load(rate=5, requests=1), Slo.parse("ttft_p99<1ms,itl:3"), [Sample(at_ns=START, running=1.0)]),
+            ([record()], Load(concurrency=3, requests=1), None, ()),
+            ([record(events=[(100, 1)])], None, None, ()),
+            ([record(outcome=Outcome.HTTP_ERROR, events=[])], None, None, ()),
+            ([record(phase=Phase.WARMUP)], None, None, ()),
+            ([], None, None, ()),
+        )
+    ]
+    always = [{key for key in one if not key.endswith(("_reliable", "_needs"))} for one in found]
+    assert all(keys == always[0] for keys in always)
+    for one in found:
+        assert all(value is False for key, value in one.items() if key.endswith("_reliable"))
+        assert all(one[f"{key.removesuffix('_needs')}_reliable"] is False for key in one if key.endswith("_needs"))
+
+
+def test_an_objective_on_another_percentile_adds_it():
+    keys = set(summary(run(0), slo=Slo.parse("ttft_p80<1s"))) - set(summary(run(0)))
+    assert keys - {"p80_ttft_ms_reliable", "p80_ttft_ms_needs"} == {"p80_ttft_ms", "p80_ttft_ms_interval"}
+
+
 def test_an_empty_run_has_no_numbers():
     found = summarize([], window_ns=(START, START))
     assert (found["completed"], found["mean_ttft_ms"], found["request_throughput"]) == (0, None, 0.0)

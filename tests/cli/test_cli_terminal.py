@@ -13,6 +13,7 @@ import pytest
 
 pty = pytest.importorskip("pty", reason="pseudo terminals are a Unix thing")
 
+SLOW = ("--runtime", "reference")  # an answer long enough to be stopped in its middle
 PATIENCE = 60.0  # seconds; a bound for a broken program
 
 
@@ -71,7 +72,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    opened = Terminal("--max-new-tokens", "900", "--ignore-eos")
+    opened = Terminal("--max-new-tokens", "900", "--ignore-eos", *SLOW)
     yield opened
     opened.close()
 
@@ -116,7 +117,7 @@ def test_a_prompt_on_a_terminal_is_answered_with_its_speed() -> None:
 
 
 def test_ctrl_c_ends_a_single_answer() -> None:
-    terminal = Terminal("The river is", "--max-new-tokens", "1000", "--ignore-eos")
+    terminal = Terminal("The river is", "--max-new-tokens", "1000", "--ignore-eos", *SLOW)
     try:
         terminal.expect(r"\w")
         terminal.type("\x03")

@@ -7,7 +7,7 @@ from corpus_table import (
     DELTA,
     DONE,
     EACH,
-    NONE,
+    EVENTS,
     ROLE,
     ROLE_NULL,
     SPREAD,
@@ -273,7 +273,7 @@ def chat(table: "Table") -> None:
         text="ab",
         **stop,
     )
-    add("nobody counts", [ROLE, think("hm"), say("a"), DONE], [(1, 0, "reasoning"), (2, 0)], NONE, text="a")
+    add("nobody counts", [ROLE, think("hm"), say("a"), DONE], [(1, 1, "reasoning"), (2, 1)], EVENTS, text="a")
     add(
         "two choices in one chunk",
         [

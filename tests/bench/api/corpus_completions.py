@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from corpus_table import DELTA, DONE, EACH, IDS, NONE, SPREAD, chunk, data, text, usage
+from corpus_table import DELTA, DONE, EACH, EVENTS, IDS, SPREAD, chunk, data, text, usage
 
 from bench.types import Api
 
@@ -222,8 +222,8 @@ def completions(table: "Table") -> None:
     add(
         "nobody counts",
         [text("a"), text(""), text("b", "stop"), DONE],
-        [(0, 0), (2, 0)],
-        NONE,
+        [(0, 1), (2, 1)],
+        EVENTS,
         text="ab",
         variants=True,
         **stop,

@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from corpus_table import DELTA, DONE, EACH, NONE, ROLE, SPREAD, chunk, delta, say, text, token, usage
+from corpus_table import DELTA, DONE, EACH, EVENTS, NONE, ROLE, SPREAD, chunk, delta, say, text, token, usage
 
 from bench.types import Api, Outcome
 
@@ -72,8 +72,8 @@ def cut(table: "Table") -> None:
         completions,
         "nobody counted so far",
         [text("a"), text("b")],
-        [(0, 0), (1, 0)],
-        NONE,
+        [(0, 1), (1, 1)],
+        EVENTS,
         text="ab",
         broken=reset,
         lost=5,
@@ -82,8 +82,8 @@ def cut(table: "Table") -> None:
         completions,
         "cut before the final count",
         [text("a"), text("b", "stop"), chunk([], usage=usage(5, 2))],
-        [(0, 0), (1, 0)],
-        NONE,
+        [(0, 1), (1, 1)],
+        EVENTS,
         text="ab",
         finish_reason="stop",
         broken=reset,
@@ -102,7 +102,8 @@ def cut(table: "Table") -> None:
         lost=14,
         broken=reset,
     )
-    add(chat, "no [DONE]", [ROLE, say("a"), say("b", "stop")], [(1, 0), (2, 0)], NONE, text="ab", finish_reason="stop")
+    unfinished = [ROLE, say("a"), say("b", "stop")]
+    add(chat, "no [DONE]", unfinished, [(1, 1), (2, 1)], EVENTS, text="ab", finish_reason="stop")
     add(chat, "the role, and no more", [ROLE], [], NONE, broken=reset, lost=5)
     add(
         chat,

@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from corpus_table import DELTA, DONE, EACH, NONE, ROLE, data, say, text, token, usage
+from corpus_table import DELTA, DONE, EACH, EVENTS, NONE, ROLE, data, say, text, token, usage
 
 from bench.types import Api, Outcome
 
@@ -151,7 +151,8 @@ def error_events(table: "Table") -> None:
         lost=5,
     )
     add(chat, "an error instead of the first words", [ROLE, data(OPENAI), DONE], [], NONE, "the engine died")
-    add(chat, "an error after words", [ROLE, say("a"), data(OPENAI), DONE], [(1, 0)], NONE, "the engine died", text="a")
+    broken_off = [ROLE, say("a"), data(OPENAI), DONE]
+    add(chat, "an error after words", broken_off, [(1, 1)], EVENTS, "the engine died", text="a")
     add(
         chat,
         "an error beside words",

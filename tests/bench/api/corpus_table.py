@@ -19,11 +19,12 @@ from bench.api.corpus import Case, Expected, ExpectedEvent
 from bench.types import Api, Outcome, TokenSource
 
 DONE = "data: [DONE]\n\n"
-EACH, DELTA, IDS, SPREAD, NONE = (
+EACH, DELTA, IDS, SPREAD, EVENTS, NONE = (
     TokenSource.TGI_TOKEN,
     TokenSource.USAGE_DELTA,
     TokenSource.TOKEN_IDS,
     TokenSource.USAGE_SPREAD,
+    TokenSource.EVENTS,
     TokenSource.NONE,
 )
 

@@ -49,12 +49,22 @@ def test_a_final_count_is_spread_without_loss(words, total):
 def test_one_event_for_each_token_is_believed_only_where_confirmed(words):
     assert count(pieces(words), len(words), one_each=True) == ([1.0] * len(words), TokenSource.TGI_TOKEN)
     assert count(pieces(words), len(words) + 1, one_each=True)[1] is TokenSource.USAGE_SPREAD
-    assert count(pieces(words), None, one_each=True)[1] is TokenSource.NONE
+    assert count(pieces(words), None, one_each=True)[1] is not TokenSource.TGI_TOKEN
 
 
 @given(texts)
-def test_without_anything_to_go_by_nothing_is_counted(words):
-    assert count(pieces(words), None) == ([0.0] * len(words), TokenSource.NONE)
+def test_where_nobody_counts_each_event_with_text_is_a_token_and_called_a_guess(words):
+    tokens, source = count(pieces(words), None)
+    assert tokens == [1.0 if word else 0.0 for word in words]
+    assert source is (TokenSource.EVENTS if any(words) else TokenSource.NONE)
+    assert source.estimated
+
+
+def test_anything_else_is_believed_before_the_number_of_events():
+    words = ["ab", "c"]
+    assert count(pieces(words), 5)[1] is TokenSource.USAGE_SPREAD
+    assert count(pieces(words), None, retokenizer=Letters())[1] is TokenSource.RETOKENIZED
+    assert list(TokenSource)[-2:] == [TokenSource.EVENTS, TokenSource.NONE]
 
 
 class Letters:

@@ -79,7 +79,12 @@ def test_a_clock_that_was_set_spoils_the_stamps(moved_ns, expected):
         (3, {"output_tokens": 9}, Verdict.DEGRADED, "3 of 200 answers were not as long as asked for"),
         (200, {"output_tokens": 9, "wanted_tokens": None}, Verdict.VALID, ""),
         (1, {"token_source": TokenSource.USAGE_SPREAD}, Verdict.DEGRADED, "1 of 200 answers are estimated"),
-        (1, {"token_source": TokenSource.NONE}, Verdict.DEGRADED, "1 of 200 answers could not be counted"),
+        (
+            1,
+            {"token_source": TokenSource.EVENTS},
+            Verdict.DEGRADED,
+            "1 of 200 answers are estimated: one token per event",
+        ),
         (100, {"coalesced": 1}, Verdict.VALID, ""),
         (200, {"coalesced": 1}, Verdict.DEGRADED, "10% of the events came together"),
     ],
@@ -92,8 +97,8 @@ def test_what_went_wrong_with_requests_is_counted(bad, changes, expected, reason
 
 
 def test_answers_that_nobody_counted_are_not_called_too_short():
-    uncounted = [record(index, token_source=TokenSource.NONE, output_tokens=0) for index in range(200)]
-    reason = "the tokens of 200 of 200 answers could not be counted: --tokenizer counts them"
+    uncounted = [record(index, token_source=TokenSource.EVENTS, output_tokens=3) for index in range(200)]
+    reason = "the tokens of 200 of 200 answers are estimated: one token per event; --tokenizer counts them"
     assert verdict([health()] * 3, uncounted) == (Verdict.DEGRADED, [reason])
 
 

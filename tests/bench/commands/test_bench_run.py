@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -92,9 +93,19 @@ def test_several_runs_are_a_series(bench: Run, mock: MockServer, tmp_path: Path)
     done = bench(mock.url, *SMALL, "--runs", "2", "--seed", "5", "-o", str(tmp_path), "-q")
     assert done.code == 0
     assert "mean over runs" in done.out
+    assert re.search(r"^p99_ttft_ms +n/a, need [\d,]+ a run", done.out, re.MULTILINE)  # 12 requests say nothing of it
     runs = load_runs(tmp_path)
     assert [run.manifest.seeds["workload"] for run in runs] == [5, 6]
     assert (tmp_path / "report.html").is_file()
+
+
+def test_a_series_says_what_is_wrong_with_its_runs(bench: Run, behaving: Callable[..., str], tmp_path: Path):
+    url = behaving(faults=(Fault("status", 503, 0.4),), seed=3)
+    done = bench(url, *SMALL, "--runs", "2", "--warmup", "0", "-o", str(tmp_path), "-q")
+    failed = sum(run.summary["failed"] for run in load_runs(tmp_path))
+    assert f"{failed} of 24 requests failed" in done.out
+    assert "run-01 is " in done.out
+    assert "requests did not succeed" in done.out
 
 
 def test_settings_come_from_a_preset_and_a_file_and_flags_win(bench: Run, mock: MockServer, tmp_path: Path):

@@ -14,6 +14,7 @@ from bench.metrics import Slo
 from bench.mock import MockServer
 from bench.report.rundir import RunDir, load_manifest, load_runs
 from bench.stats.find import Found
+from bench.types import OutputEvent, Phase
 
 SMALL = ("--requests", "12", "--in", "8", "--out", "4", "--quiet")
 
@@ -30,7 +31,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory, mock: MockServer) -> Path
 def test_a_sweep_of_concurrency(bench: Run, mock: MockServer, tmp_path: Path):
     done = bench("sweep", mock.url, "--concurrency", "1..4x2", *SMALL, "-o", str(tmp_path))
     assert done.code == 0, done.err
-    assert [line[:12] for line in done.out.splitlines()[2:]] == ["1 concurrent", "2 concurrent", "4 concurrent"]
+    assert [line[:12] for line in done.out.splitlines()[2:5]] == ["1 concurrent", "2 concurrent", "4 concurrent"]
     runs = load_runs(tmp_path)
     assert [run.manifest.load["concurrency"] for run in runs] == [1, 2, 4]
     assert len({run.manifest.seeds["workload"] for run in runs}) == 3  # no prompt is met twice
@@ -68,10 +69,24 @@ def test_find_sees_failures_that_latencies_hide(measured: Path):
     assert ratios_of(run, slo, 0.95)["failed requests"] == pytest.approx(50)
 
 
+def test_find_sees_a_backlog_that_a_short_probe_hides(measured: Path):
+    run = RunDir.load(measured)
+    slo = Slo.parse("ttft_p50<10s")
+    for second, record in enumerate(record for record in run.records if record.phase is Phase.MEASURED):
+        late = round(0.05 * second * 1e9)  # served 5 % slower than they come
+        record.scheduled_ns = record.sent_ns = 10**12 + second * 10**9
+        record.events = [OutputEvent(record.sent_ns + 10**7 + late, 1)]
+    assert ratios_of(run, slo, 0.95, open_loop=True)["a growing backlog"] == pytest.approx(2.5)
+    assert "a growing backlog" not in ratios_of(run, slo, 0.95)
+
+
 def test_findings_in_words():
     open_end = Found(100.0, 100.0, float("inf"), False, "none", None, ())
     assert in_words(open_end, "rate").startswith("At least 100 requests/s")
     assert in_words(Found(None, 0.0, 1.0, True, "none", "x", ()), "rate") == "None: 1 requests/s already misses x."
+    assert "faster than they are served" in in_words(
+        Found(8.0, 7.0, 9.0, True, "smooth", "a growing backlog", ()), "rate"
+    )
     assert "stay well below" in in_words(Found(8.0, 7.0, 9.0, True, "cliff", "x", ()), "concurrency")
 
 
@@ -88,7 +103,6 @@ def test_findings_in_words():
         (["sweep", "--concurrency", "1", "--rate", "2"], ["exclude each other"]),
         (["sweep", "--rate", "0..max:3"], ["greater than 0"]),
         (["ab", "http://127.0.0.1:1", "serve me"], ["says no port"]),
-        (["ab", "http://127.0.0.1:1", "git:no-such-ref"], ["git:no-such-ref"]),
         (["ab", "http://127.0.0.1:1", "x", "--margin", "2"], ["--margin"]),
         (["report", "/nope"], ["not a run directory"]),
         (["mock", "--fault", "sometimes"], ["KIND[:VALUE]"]),
@@ -120,6 +134,17 @@ def test_ab_finds_the_slower_server(bench: Run, mock: MockServer, behaving: Call
     assert "".join(name for name, _ in sorted(ran, key=lambda each: each[1])) == "abbaab"
     assert (tmp_path / "report.html").is_file()
     assert "B is" in done.out
+
+
+def test_ab_starts_the_servers_that_are_given_as_commands(bench: Run, tmp_path: Path):
+    serve = f"{sys.executable} -m tgi_cli bench mock --port {{port}} --itl 1"
+    a, b = f"{serve} --ttft 5", f"{serve} --ttft 60 --model http://is/no/url"
+    done = bench("ab", a, b, "--runs", "2", "-c", "3", *SMALL, "-o", str(tmp_path))
+    assert done.code == 0, done.err
+    runs = {side: load_runs(tmp_path / side) for side in "ab"}
+    assert [len(found) for found in runs.values()] == [2, 2]
+    assert len({run.manifest.server["url"] for found in runs.values() for run in found}) == 4  # started for each run
+    assert json.loads((tmp_path / "summary.json").read_text())["judgements"]["mean_ttft_ms"]["change"] > 1
 
 
 def test_reports_are_made_anew(bench: Run, measured: Path):

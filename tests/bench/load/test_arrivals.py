@@ -52,6 +52,22 @@ def test_the_gaps_have_the_mean_and_the_spread_of_their_law(arrival, burstiness)
     assert spread / mean == pytest.approx(1 / math.sqrt(burstiness), rel=0.05)
 
 
+@given(
+    st.sampled_from(["poisson", "gamma:0.25"]),
+    st.floats(1, 500),
+    st.floats(1, 20),
+    st.none() | st.tuples(st.floats(0, 100), st.floats(0.1, 30)),
+    st.integers(0, 99),
+)
+def test_how_many_requests_come_is_no_matter_of_chance(arrival, rate, duration, ramp, seed):
+    load = Load(rate=rate, arrival=arrival, duration_s=duration, ramp=ramp)
+    found = load.times(random.Random(seed))
+    ramped = min(duration, ramp[1]) if ramp else 0.0
+    rise = (rate - ramp[0]) / ramp[1] if ramp else 0.0
+    expected = rate * (duration - ramped) + (ramp[0] * ramped + rise * ramped**2 / 2 if ramp else 0)
+    assert len(found) == max(1, round(expected))
+
+
 @pytest.mark.parametrize("start", [0.0, 20.0, 180.0])
 def test_a_ramp_changes_the_rate_evenly(start):
     """The number of arrivals until any time is the integral of the rate."""

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bench.load.arrivals import Load
 from bench.metrics import DEFINITIONS
-from bench.report.figures import figure, headline, latency_rows, load_label, metric_name, number
+from bench.report.figures import figure, headline, latency_rows, load_label, metric_name, number, token_note
 from bench.report.html import comparison_page, run_page, series_page
 from bench.report.live import LiveView, open_view, sparkline
 from bench.report.loads import points, worst_verdict
@@ -20,7 +20,7 @@ from bench.report.plain import PlainView, summary_lines
 from bench.report.progress import LiveStats, Pace, percentile
 from bench.report.rundir import RunDir
 from bench.stats.paired import Samples, judge
-from bench.types import Outcome, Phase, Sample
+from bench.types import ONE_PER_EVENT, Outcome, Phase, Sample, TokenSource
 
 
 @pytest.mark.parametrize(
@@ -276,6 +276,23 @@ def test_sparklines():
     assert sparkline([0.0, 0.0]) == "▁▁"
 
 
-def test_tokens_that_nobody_counted_are_no_throughput_of_zero():
-    summary = {"token_sources": {"none": 3}, "output_throughput": 0.0, "steady_window_s": 2.0}
-    assert {one.name: one.value for one in headline(summary)}["Output"] == "n/a"
+def test_the_live_views_count_events_where_nobody_counts_tokens(run):
+    found = LiveStats()
+    found.add([msgspec.structs.replace(record, token_source=TokenSource.EVENTS) for record in run.records])
+    out = io.StringIO()
+    view = LiveView("load", console=Console(file=out, width=100, force_terminal=False))
+    view.close()
+    view.render(Counted(60, 50, 400, 1.0), found)
+    Console(file=out, width=100).print(view.render(Counted(120, 110, 900, 2.0), found))
+    assert "events/s" in out.getvalue()
+    assert "tokens/s" not in out.getvalue()
+
+
+def test_tokens_that_nobody_counted_are_called_an_estimate():
+    summary = {"token_sources": {"tgi_token": 3, "events": 1}, "output_throughput": 5.0, "mean_tpot_ms": 4.0}
+    notes = {one.name: one.note for one in headline(summary)}
+    assert notes["Output"] == ONE_PER_EVENT
+    assert notes["TPOT p50"].endswith(ONE_PER_EVENT)
+    assert [name for name, _, _ in latency_rows(summary)] == ["TPOT, estimated"]
+    assert token_note({"token_sources": {"usage_spread": 1}, "token_source_estimated": True}) == "estimated"
+    assert token_note({"token_sources": {"tgi_token": 1}, "token_source_estimated": False}) == ""

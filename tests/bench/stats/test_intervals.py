@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.stats.intervals import (
-    batch_means,
     effective_size,
     series_interval,
     t_cdf,
@@ -99,14 +98,8 @@ def test_intervals_within_a_run_hold_the_mean_about_as_often_as_they_say():
     series = latencies(np.random.default_rng(5), 400, sigma=0.3)
     truth = math.exp(0.3**2 / 2)
     assert np.mean([series_interval(one).holds(truth) for one in series]) > 0.88
-    assert np.mean([batch_means(one, 10).holds(truth) for one in series]) > 0.88
     naive = [t_interval(one).holds(truth) for one in series]
     assert np.mean(naive) < 0.5  # what pooling requests gives
-
-
-def test_batches_must_be_filled():
-    with pytest.raises(ValueError, match="do not fill"):
-        batch_means([1.0] * 19, 20)
 
 
 def test_welch_of_a_worked_example():

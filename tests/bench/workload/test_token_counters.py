@@ -46,6 +46,8 @@ def test_a_server_that_has_no_tokenizer():
         assert isinstance(token_counter(target, tokenizer=MODEL), LocalTokens)
         with pytest.raises(UsageError, match="takes no token ids"):
             token_counter(target, token_ids=True)
+        with pytest.raises(UsageError, match="or try --api openai"):
+            token_counter(detect(mock.url, api="chat"), token_ids=True)
         with pytest.raises(UsageError, match="does not tokenize: give --tokenizer"):
             ServerTokens(target)
 

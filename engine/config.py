@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 class ModelOptions:
     path: str  # a local directory; `engine.hub` turns a model id into one
     dtype: str | None = None  # float32, bfloat16 or float16; None = what the runtime does best
+    quantize: str | None = None  # how linear layers are quantized at load, such as int8; None = not at all
+    kv_cache_dtype: str | None = None  # float32, bfloat16 or int8; None = bfloat16, or float32 with that dtype
     runtime: str = "auto"  # a name of engine.runtimes, or auto
     threads: int | None = None  # None = the physical cores this process may use
 

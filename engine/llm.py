@@ -10,10 +10,10 @@ Within asyncio, `async with LLM() as llm` and `async for piece in llm.stream(pro
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from engine.answer import Answer
 from engine.client import InlineClient
@@ -26,6 +26,7 @@ from engine.types import EngineInfo, FinishReason, GenerateRequest, SamplingPara
 DEFAULT_PARAMS = SamplingParams()
 
 Prompt = str | Sequence[int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,8 @@ class LLM:
         dtype: str | None = None,
         runtime: str = "auto",
         threads: int | None = None,
+        quantize: str | None = None,
+        kv_cache_dtype: str | None = None,
         num_draft: int = 0,
         cache: CacheOptions | None = None,
         scheduler: SchedulerOptions | None = None,
@@ -68,7 +71,14 @@ class LLM:
         self.tokenizer = Tokenizer.load(path)
         self._client = InlineClient(
             EngineOptions(
-                model=ModelOptions(path=str(path), dtype=dtype, runtime=runtime, threads=threads),
+                model=ModelOptions(
+                    path=str(path),
+                    dtype=dtype,
+                    runtime=runtime,
+                    threads=threads,
+                    quantize=quantize,
+                    kv_cache_dtype=kv_cache_dtype,
+                ),
                 cache=cache or CacheOptions(),
                 scheduler=scheduler or SchedulerOptions(),
                 spec=SpecOptions(num_draft=num_draft),
@@ -82,6 +92,11 @@ class LLM:
         """What was loaded; only after the start."""
         assert self._info is not None, "the engine has not been started"
         return self._info
+
+    @property
+    def max_total_tokens(self) -> int:
+        """Of one request, prompt and answer. Starts the engine; for programs that do not use asyncio themselves."""
+        return self._run(self.start()).max_total_tokens
 
     async def start(self) -> EngineInfo:
         if self._info is None:
@@ -134,12 +149,15 @@ class LLM:
                 tasks = [group.create_task(_finish(answer)) for answer in answers]
             return [task.result() for task in tasks]
 
-        if self._runner is None:
-            self._runner = asyncio.Runner()
         try:
-            return self._runner.run(run())
+            return self._run(run())
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
+
+    def _run(self, work: Coroutine[object, object, T]) -> T:
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(work)
 
     def __enter__(self) -> Self:
         return self

@@ -18,8 +18,9 @@ from tgi_cli.bench import bench
 from tgi_cli.download import download
 from tgi_cli.flags import SectionedCommand, with_flags
 from tgi_cli.generate import MODEL_FLAGS, generate
-from tgi_cli.inspect import inspect
+from tgi_cli.inspect import PRECISION_FLAGS, inspect
 from tgi_cli.options import FLAGS
+from tgi_cli.quantize import quantize
 from tgi_cli.sampling import SAMPLING
 from tgi_cli.serve import serve
 from tgi_cli.version import Version
@@ -43,7 +44,8 @@ app.command("serve", cls=SectionedCommand, context_settings=CONTEXT)(with_flags(
 app.command("generate", cls=SectionedCommand, context_settings=CONTEXT)(with_flags(generate, (*MODEL_FLAGS, *SAMPLING)))
 app.command("download")(download)
 app.command("download-weights", hidden=True)(download)
-app.command("inspect")(inspect)
+app.command("inspect", cls=SectionedCommand, context_settings=CONTEXT)(with_flags(inspect, PRECISION_FLAGS))
+app.command("quantize")(quantize)
 app.add_typer(bench)
 launch.command(cls=SectionedCommand, context_settings=CONTEXT)(with_flags(serve, FLAGS))
 

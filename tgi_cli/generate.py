@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 # Flags of `tgi serve` that say how a model is run here; the environment variables are the server's.
 MODEL_FLAGS = tuple(
-    replace(BY_KEY[key], group="Options", env=None) for key in ("dtype", "runtime", "threads", "speculate")
+    replace(BY_KEY[key], group="Options", env=None)
+    for key in ("dtype", "quantize", "kv_cache_dtype", "runtime", "threads", "speculate")
 )
 
 
@@ -107,6 +108,8 @@ def _engine(
     llm = LLM(
         path,
         dtype=flags.get("dtype"),
+        quantize=flags.get("quantize"),
+        kv_cache_dtype=flags.get("kv_cache_dtype"),
         runtime=flags.get("runtime", "auto"),
         threads=flags.get("threads"),
         num_draft=flags.get("speculate", 0),

@@ -1,20 +1,30 @@
-"""`tgi inspect`: what a model is, what it needs, and whether this version can run it. Reads headers, not weights."""
+"""`tgi inspect`: what a model is, what it needs, and whether this version can run it.
+
+Reads headers, not weights; only `--perplexity` runs the model.
+"""
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine.errors import ConfigError
 from tgi_cli import ui
 from tgi_cli.models import find_model
+from tgi_cli.options import BY_KEY
 
 if TYPE_CHECKING:
     from engine.models.spec import ModelSpec
 
+# Flags of `tgi serve` that change what a model predicts.
+PRECISION_FLAGS = tuple(
+    replace(BY_KEY[key], group="Options", env=None)
+    for key in ("dtype", "quantize", "kv_cache_dtype", "runtime", "threads")
+)
 FLOAT32 = 4  # bytes; what the reference runtime holds weights and KV cache in
 
 
@@ -62,18 +72,63 @@ def inspect(
     ] = None,
     revision: Annotated[str | None, typer.Option(metavar="TEXT", help="Branch, tag or commit of a hub model.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    perplexity: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Run the model on a text file, or the texts of a .jsonl file, and score them."
+        ),
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(metavar="N", help="Tokens that --perplexity scores together; unset: the context.")
+    ] = None,
+    **given: object,
 ) -> None:
     """Show what a model is and what it needs.
 
     Its architecture, size, types and context, and the memory it takes. Works for models that this version cannot run,
-    too, and says why.
+    too, and says why. With --perplexity also how well it predicts a text, at the precision that --dtype, --quantize
+    and --kv-cache-dtype choose: two figures for the same text tell what a precision costs.
     """
     name, path = find_model(model, revision)
+    precision = {
+        flag.key: flag.parse(value, f"--{flag.name}")
+        for flag in PRECISION_FLAGS
+        if (value := given.pop(flag.key)) is not None
+    }
+    named = [*precision, *(["window"] if window is not None else [])]
+    if perplexity is None and named:
+        raise ConfigError(f"--{named[0].replace('_', '-')} says how --perplexity FILE runs the model; give that too")
     report = examine(name, path)
+    quality = None if perplexity is None else _quality(path, perplexity, window, precision)
     if as_json:
-        print(json.dumps(report.as_json(), indent=2))
+        print(json.dumps(report.as_json() | ({"perplexity": asdict(quality)} if quality else {}), indent=2))
     else:
         ui.rows(_table(report))
+    if quality is not None and not as_json:
+        print(f"perplexity {quality.value:.4f} over {quality.tokens:,} tokens ({quality.precision})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """The perplexity of a text, and what computed it."""
+
+    value: float
+    tokens: int
+    windows: int
+    precision: str
+
+
+def _quality(path: Path, file: Path, window: int | None, precision: Mapping[str, Any]) -> Quality:
+    from engine.llm import LLM
+    from engine.perplexity import perplexity, read_documents
+
+    documents = read_documents(file)
+    with LLM(path, **precision) as llm, ui.progress("scoring") as show:
+        found = perplexity(llm, documents, window, show)
+        words = [f"{llm.info.runtime} runtime", f"weights {precision.get('quantize') or llm.info.dtype}"]
+    if "kv_cache_dtype" in precision:
+        words.append(f"KV cache {precision['kv_cache_dtype']}")
+    return Quality(value=found.value, tokens=found.tokens, windows=found.windows, precision=", ".join(words))
 
 
 def examine(name: str, path: Path) -> Report:

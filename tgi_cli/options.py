@@ -30,10 +30,7 @@ NO_TRACES = "traces are not exported yet"
 NO_WATERMARK = "answers are not watermarked yet"
 NO_TUNNEL = "there is no ngrok tunnel; put a reverse proxy in front"
 
-METHODS = (
-    *("awq", "compressed-tensors", "eetq", "exl2", "gptq", "marlin", "fp8"),
-    *("bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4"),
-)
+METHODS = ("int8", "int4", "eetq", "fp8", "bitsandbytes-nf4", "bitsandbytes-fp4")
 IN_CONFIG = "the model's config.json decides; set rope_scaling there"
 
 MODEL = (
@@ -41,16 +38,16 @@ MODEL = (
     Flag("revision", "Branch, tag or commit of a hub model", fills="server.revision"),
     Flag(
         "dtype",
-        "What the weights are rounded to; the reference runtime computes and holds float32",
+        "What the weights are rounded to; unset: as stored. Computing is in float32",
         choices=("float32", "bfloat16", "float16"),
         fills="model.dtype",
     ),
     Flag(
         "quantize",
-        "Quantization of the weights",
+        "How to quantize the weights at start; int8 and int4 are ours, the others as those libraries do",
         metavar="METHOD",
         choices=METHODS,
-        unavailable="this version runs unquantized weights only",
+        fills="model.quantize",
     ),
     Flag(
         "tokenizer-config-path",
@@ -130,9 +127,9 @@ BATCHING = (
     ),
     Flag(
         "kv-cache-dtype",
-        "Type of the KV cache",
-        choices=("fp8_e4m3fn", "fp8_e5m2"),
-        unavailable="this version keeps the KV cache in the runtime's own type",
+        "Type of the KV cache; unset: bfloat16, or float32 with that --dtype",
+        choices=("float32", "bfloat16", "int8"),
+        fills="model.kv_cache_dtype",
     ),
 )
 

@@ -21,22 +21,14 @@ def console(*, stderr: bool = True) -> "Console":
 
 def error(message: str) -> None:
     """One line on standard error; the word `error:` is red on a terminal."""
-    _labelled("error:", "bold red", message)
+    from rich.text import Text
 
-
-def warn(message: str) -> None:
-    _labelled("warning:", "bold yellow", message)
+    console().print(Text.assemble(("error:", "bold red"), " ", " ".join(message.split())))
 
 
 def note(message: str) -> None:
     """A dim line on standard error."""
     console().print(message, style="dim")
-
-
-def _labelled(label: str, style: str, message: str) -> None:
-    from rich.text import Text
-
-    console().print(Text.assemble((label, style), " ", " ".join(message.split())))
 
 
 def rows(pairs: Iterable[tuple[str, str]], *, stderr: bool = False) -> None:
@@ -75,6 +67,13 @@ def counted(count: int, noun: str) -> str:
 @contextmanager
 def download_progress(name: str) -> Iterator[Callable[[int, int], None] | None]:
     """Yields what to call with bytes done and bytes in all; on a terminal, a progress bar from the first byte on."""
+    with progress(name, of_bytes=True) as show:
+        yield show
+
+
+@contextmanager
+def progress(name: str, *, of_bytes: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+    """Yields what to call with what is done and what there is in all; on a terminal, a bar from the first call on."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -83,7 +82,7 @@ def download_progress(name: str) -> Iterator[Callable[[int, int], None] | None]:
     def show(done: int, total: int) -> None:
         nonlocal bar
         if bar is None:
-            bar = _download_bar(name)
+            bar = _bar(name, of_bytes)
             bar.start()
         bar.update(bar.task_ids[0], completed=done, total=total or None)
 
@@ -94,16 +93,11 @@ def download_progress(name: str) -> Iterator[Callable[[int, int], None] | None]:
             bar.stop()
 
 
-def _download_bar(name: str) -> "Progress":
+def _bar(name: str, of_bytes: bool) -> "Progress":
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=console(), transient=True)
+    text = TextColumn("{task.description}", markup=False)
+    amount = (DownloadColumn(), TransferSpeedColumn()) if of_bytes else (TextColumn("{task.completed}/{task.total}"),)
+    bar = Progress(text, BarColumn(), *amount, TimeRemainingColumn(), console=console(), transient=True)
     bar.add_task(name, total=None)
     return bar

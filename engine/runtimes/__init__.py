@@ -3,12 +3,15 @@
 A worker owns the bytes of the KV cache and the state of the slots. It never sees a queue, a clock or text.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.config import EngineOptions
+from engine.config import EngineOptions, ModelOptions
 from engine.errors import ConfigError
 from engine.sched.plan import StepPlan, StepResult
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class Worker(Protocol):
     def close(self) -> None: ...
 
 
-RUNTIMES = ("reference",)  # the fastest first
+RUNTIMES = ("native", "reference")  # the fastest first
 
 
 def load_worker(options: EngineOptions) -> Worker:
@@ -50,12 +53,31 @@ def load_worker(options: EngineOptions) -> Worker:
 
     Raises the subclasses of `StartError`.
     """
-    name = RUNTIMES[0] if options.model.runtime == "auto" else options.model.runtime
-    if name == "reference":
-        from engine.runtimes.reference.threads import limit_threads
+    name = options.model.runtime
+    if name not in ("auto", *RUNTIMES):
+        raise ConfigError(f"unknown runtime '{name}'; choose one of: auto, {', '.join(RUNTIMES)}")
+    if name != "reference":
+        from engine.runtimes.native import available
 
-        limit_threads(options.model)
-        from engine.runtimes.reference.worker import ReferenceWorker
+        reason = available()
+        if reason is None:
+            from engine.runtimes.native.worker import NativeWorker
 
-        return ReferenceWorker.load(options)
-    raise ConfigError(f"unknown runtime '{name}'; choose one of: auto, {', '.join(RUNTIMES)}")
+            return NativeWorker.load(options)
+        if name == "native":
+            raise ConfigError(reason)
+        log.warning("serving on the slow reference runtime: %s", reason)
+    _check_reference(options.model)
+    from engine.runtimes.reference.threads import limit_threads
+
+    limit_threads(options.model)
+    from engine.runtimes.reference.worker import ReferenceWorker
+
+    return ReferenceWorker.load(options)
+
+
+def _check_reference(options: ModelOptions) -> None:
+    """Refuse what the reference runtime cannot do, rather than do something else. Raises ConfigError."""
+    for name, value in (("quantize", options.quantize), ("kv_cache_dtype", options.kv_cache_dtype)):
+        if value is not None:
+            raise ConfigError(f"{name} '{value}' needs the native runtime; the reference runtime computes in float32")

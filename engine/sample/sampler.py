@@ -114,11 +114,15 @@ def _highest(row: Logits) -> int:
     """
     token = int(np.argmax(row))
     if not np.isfinite(row[token]):
-        what = {np.inf: "plus infinity", -np.inf: "nothing but minus infinity"}.get(float(row[token]), "NaN")
-        raise GenerationFailed(
-            f"the scores of the next token hold {what}: check the model's weights, or serve it in float32"
-        )
+        raise no_scores({np.inf: "plus infinity", -np.inf: "nothing but minus infinity"}.get(float(row[token]), "NaN"))
     return token
+
+
+def no_scores(what: str) -> GenerationFailed:
+    """The error of a request whose row of logits holds `what` in place of scores."""
+    return GenerationFailed(
+        f"the scores of the next token hold {what}: check the model's weights, or serve it in float32"
+    )
 
 
 def _score(ids: Ids, scores: Logits, token: int, top_n: int) -> tuple[float, tuple[TokenScore, ...]]:

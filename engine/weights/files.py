@@ -86,6 +86,22 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
     return {name: _view(data, 8 + length, entry, name, file) for name, entry in entries.items()}
 
 
+def release(view: np.ndarray) -> None:
+    """Take the pages of a view of a file out of this process's memory; they are read again when they are touched.
+
+    Does nothing to an array that is not one, such as a copy.
+    """
+    base: Any = view
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if not isinstance(base, mmap.mmap) or not hasattr(base, "madvise") or not view.size:
+        return
+    low, high = np.lib.array_utils.byte_bounds(view)
+    start = low - np.frombuffer(base, np.uint8).ctypes.data
+    first = start // mmap.PAGESIZE * mmap.PAGESIZE
+    base.madvise(mmap.MADV_DONTNEED, first, high - low + start - first)
+
+
 def _parse_header(header: bytes, file: Path) -> dict[str, _Entry]:
     try:
         fields = msgspec.json.decode(header, type=dict[str, msgspec.Raw])

@@ -5,17 +5,21 @@ config changes the text a little and is found months later; here it is an error 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from engine.errors import ModelUnsupported, WeightsError
 from engine.models.checkpoint import read_config
 from engine.models.spec import Family, ModelSpec, Source, parameters
-from engine.weights.files import DTYPES, read_checkpoint
+from engine.quant import QuantizedMatrix, compressed_tensors
+from engine.weights.files import DTYPES, read_checkpoint, release
 
+Tensor = np.ndarray | QuantizedMatrix
+T = TypeVar("T", np.ndarray, QuantizedMatrix)
 FLOATS = tuple(DTYPES[name] for name in ("F64", "F32", "F16", "BF16"))
 
 
@@ -23,30 +27,62 @@ class Checkpoint(Mapping[str, np.ndarray]):
     """The parameters of a model by canonical name, each made from its source when it is asked for.
 
     Arrays are as stored (bfloat16, float16, float32, ...), read-only, and views of the file but where a fused
-    tensor has to be taken apart. A wrong shape raises WeightsError when the parameter is asked for.
+    tensor has to be taken apart; what is quantized comes as float32. A wrong shape raises WeightsError when the
+    parameter is asked for. `tied_head_bits`: in how many bits a tied head is to be made from the embedding, if any.
     """
 
-    def __init__(self, spec: ModelSpec, sources: Mapping[str, Source], tensors: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        sources: Mapping[str, Source],
+        tensors: Mapping[str, Tensor],
+        tied_head_bits: int | None = None,
+    ) -> None:
+        self.tied_head_bits = tied_head_bits
         self._shapes = parameters(spec)
-        self._sources = sources
-        self._tensors = tensors
+        self.sources = sources
+        self.tensors = tensors
         self._head_dim = spec.head_dim
 
     def __getitem__(self, name: str) -> np.ndarray:
-        shape, source = self._shapes[name], self._sources[name]
-        stored = self._tensors[source.name]
+        matrix = self.quantized(name)
+        if matrix is not None:
+            return matrix.dequantized()
+        source = self.sources[name]
+        stored = self.tensors[source.name]
+        assert isinstance(stored, np.ndarray)
         if stored.dtype not in FLOATS:
             raise WeightsError(f"tensor '{source.name}' is stored as {stored.dtype}; expected floating point numbers")
+        return self._take(name, stored, lambda tensor: _resolve(tensor, source, self._head_dim))
+
+    def quantized(self, name: str) -> QuantizedMatrix | None:
+        """A parameter whose weights are stored as whole numbers, with its scales; None for any other."""
+        # Columns are inputs in the file too, also of a layer that is stored the other way round as floats.
+        source = replace(self.sources[name], transpose=False)
+        stored = self.tensors[source.name]
+        if not isinstance(stored, QuantizedMatrix):
+            return None
+        return self._take(name, stored, lambda matrix: matrix.rows(lambda rows: _resolve(rows, source, self._head_dim)))
+
+    def _take(self, name: str, stored: T, resolve: Callable[[T], T]) -> T:
+        """The part of a tensor that is the parameter. Raises WeightsError where there is none of its shape."""
+        shape = self._shapes[name]
         try:
-            value = _resolve(stored, source, self._head_dim)
+            value = resolve(stored)
         except (ValueError, IndexError):
             value = stored
         if value.shape != shape:
             raise WeightsError(
-                f"tensor '{source.name}' has the shape {list(stored.shape)}, from which {name} of shape "
+                f"tensor '{self.sources[name].name}' has the shape {list(stored.shape)}, from which {name} of shape "
                 f"{list(shape)} cannot be taken; config.json and weights do not belong together"
             )
         return value
+
+    def release(self, name: str) -> None:
+        """Take the file's pages of a parameter out of memory; they are read again when they are touched."""
+        stored = self.tensors[self.sources[name].name]
+        if isinstance(stored, np.ndarray):
+            release(stored)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)
@@ -58,21 +94,32 @@ class Checkpoint(Mapping[str, np.ndarray]):
 def load(spec: ModelSpec, family: Family, path: str | Path) -> Checkpoint:
     """Open the checkpoint in the directory `path` as the parameters of `spec`.
 
-    Raises WeightsError (missing, unexpected or corrupt tensors), ModelUnsupported (quantized or pickled weights)
-    and ModelNotFound (no weights).
+    Raises WeightsError (missing, unexpected or corrupt tensors), ModelUnsupported (pickled weights, or quantized in
+    a way this version cannot read) and ModelNotFound (no weights).
     """
-    if read_config(path).get("quantization_config"):
-        raise ModelUnsupported(f"'{path}' is quantized, which is not supported; use the model it was made from")
     sources = family.sources(spec)
-    tensors = _with_base_prefix(read_checkpoint(path), sources["embed.weight"].name)
+    stored = _with_base_prefix(read_checkpoint(path), sources["embed.weight"].name)
+    quantization = read_config(path).get("quantization_config")
+    tensors = _quantized_layers(path, stored, quantization) if quantization else stored
     _check_names(sources, tensors, spec, family)
     _check_rows(sources, tensors)
-    return Checkpoint(spec, sources, tensors)
+    tied_head_bits = compressed_tensors.tied_head_bits(quantization) if quantization else None
+    return Checkpoint(spec, sources, tensors, tied_head_bits)
 
 
-def _check_names(
-    sources: Mapping[str, Source], tensors: Mapping[str, np.ndarray], spec: ModelSpec, family: Family
-) -> None:
+def _quantized_layers(
+    path: str | Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]
+) -> Mapping[str, Tensor]:
+    method = config.get("quant_method") if isinstance(config, Mapping) else None
+    if method != compressed_tensors.METHOD:
+        raise ModelUnsupported(
+            f"'{path}' is quantized ({method}), which this version cannot read; it reads {compressed_tensors.METHOD} "
+            "as `tgi quantize` writes it. Use the model it was made from"
+        )
+    return compressed_tensors.Layers(tensors, compressed_tensors.group_size(config))
+
+
+def _check_names(sources: Mapping[str, Source], tensors: Mapping[str, Tensor], spec: ModelSpec, family: Family) -> None:
     used = {source.name for source in sources.values()}
     if missing := used - tensors.keys():
         raise WeightsError(f"the weights lack {_listed(missing)}, which {spec.architecture} needs")
@@ -84,15 +131,19 @@ def _check_names(
         raise WeightsError(f"the weights hold {_listed(unused)}, for which {spec.architecture} has no place")
 
 
-def _check_rows(sources: Mapping[str, Source], tensors: Mapping[str, np.ndarray]) -> None:
+def _check_rows(sources: Mapping[str, Source], tensors: Mapping[str, Tensor]) -> None:
     """The rows taken from a fused tensor must reach its end."""
     ends: dict[str, int] = {}
     for source in sources.values():
         if source.rows is not None:
             ends[source.name] = max(source.rows[1], ends.get(source.name, 0))
     for source in sources.values():
-        shape = tensors[source.name].shape
-        if source.rows is not None and (len(shape) < 1 or shape[-1 if source.transpose else 0] != ends[source.name]):
+        if source.rows is None:
+            continue
+        tensor = tensors[source.name]
+        shape = tensor.shape
+        axis = -1 if source.transpose and isinstance(tensor, np.ndarray) else 0
+        if len(shape) < 1 or shape[axis] != ends[source.name]:
             raise WeightsError(
                 f"tensor '{source.name}' has the shape {list(shape)}; its parts are {ends[source.name]} rows together"
             )

@@ -118,3 +118,16 @@ def test_a_corrupt_config(model: Path, tgi: Run, text: str) -> None:
 
 def test_a_directory_without_a_model(tmp_path: Path, tgi: Run) -> None:
     assert_refused(tgi("inspect", str(tmp_path)), "config.json")
+
+
+def test_perplexity_at_a_precision(tgi: Run, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("The river is long and wide, and the old bridge over it is closed.")
+    exact, rounded = (
+        json.loads(tgi("inspect", "--json", "--perplexity", str(tmp_path / "text.txt"), *precision).out)["perplexity"]
+        for precision in (("--dtype", "float32"), ("--dtype", "float16"))
+    )
+    assert exact["value"] == pytest.approx(rounded["value"], rel=0.01)
+    assert exact["value"] != rounded["value"]
+    assert (exact["windows"], "float32" in exact["precision"], "float16" in rounded["precision"]) == (1, True, True)
+    assert "perplexity " in tgi("inspect", "--perplexity", str(tmp_path / "text.txt")).out
+    assert_refused(tgi("inspect", "--dtype", "bfloat16"), "--dtype says how --perplexity FILE runs the model", code=2)

@@ -58,7 +58,7 @@ def test_a_port_in_use(tgi: Run) -> None:
         (["--lora-adapters", "x/y"], ["--lora-adapters: 'x/y' is not available"], 2),
         (["--port", "99999"], ["--port", "65535"], 2),
         (["--hostname", "no.such.host.invalid"], ["--hostname", "no.such.host.invalid"], 2),
-        (["--quantize", "gptq"], ["--quantize", "not available"], 2),
+        (["--quantize", "gptq"], ["--quantize", "one of: int8"], 2),
         (["--max-input-length", "9", "--max-input-tokens", "9"], ["say the same thing"], 2),
         (["--config", "/no/such.toml"], ["/no/such.toml"], 2),
         (["--preset", "speed"], ["--preset", "latency, throughput"], 2),

@@ -61,10 +61,11 @@ ROOMS = {
     "engine.validate": Room(OPEN),
     "engine.sample": Room(OPEN, heavy=("numpy",)),
     "engine.spec": Room(OPEN, heavy=("numpy",)),
-    "engine.weights": Room((*OPEN, "engine.models"), heavy=("numpy",)),
+    "engine.weights": Room((*OPEN, "engine.models", "engine.quant"), heavy=("numpy",)),
     "engine.quant": Room((*OPEN, "engine.models"), heavy=("numpy",)),
     "engine.runtimes": Room((*OPEN, "engine.sched.plan"), inside={"engine.runtimes": ANYWHERE}),
     "engine.runtimes.reference": Room((*OPEN, *COMPUTE, "engine.runtimes"), heavy=("numpy",)),
+    "engine.runtimes.native": Room((*OPEN, *COMPUTE, "engine.runtimes"), heavy=("numpy",)),
     "engine.core": Room(
         (*OPEN, "engine.sched", "engine.text.grammar", "engine.runtimes", "engine.validate", "engine.wire")
     ),
@@ -75,6 +76,7 @@ ROOMS = {
     ),
     "engine.answer": Room((*OPEN, "engine.client", "engine.text")),
     "engine.llm": Room((*OPEN, "engine.answer", "engine.client", "engine.text", "engine.hub")),
+    "engine.perplexity": Room((*OPEN, "engine.llm")),
     "engine.server": Room((*OPEN, "engine.answer", "engine.client", "engine.text")),
     "tgi_cli": Room(
         ("engine.types", "engine.config", "engine.errors", "tgi_cli.ui"),
@@ -90,6 +92,8 @@ ROOMS = {
     ),
     **{name: Room(("bench", "engine"), heavy=("numpy",)) for name in BENCH_WITH_ENGINE},
     "bench.report.live": Room(("bench",), heavy=("rich",)),
+    "bench.peers": Room(("bench",), heavy=("numpy",)),
+    "bench.peers.transformers": Room(("bench",), heavy=("torch", "transformers")),
 }
 
 

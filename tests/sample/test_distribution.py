@@ -31,9 +31,9 @@ CASES = {
 }
 
 
-def drawn(params: SamplingParams, first_seed: int = 0) -> list[int]:
+def drawn(sampler_type: type[Sampler], params: SamplingParams, first_seed: int = 0) -> list[int]:
     """One token for each of many seeds."""
-    sampler = Sampler(LOGITS.size)
+    sampler = sampler_type(LOGITS.size)
     return [
         sampler.sample(LOGITS, replace(params, seed=first_seed + i), TOKENS, PROMPT_LEN).token for i in range(DRAWS)
     ]
@@ -44,13 +44,13 @@ def expected(params: SamplingParams) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_draws_over_seeds_follow_the_law(name: str) -> None:
-    assert misfit(drawn(CASES[name]), expected(CASES[name])) < FITS
+def test_draws_over_seeds_follow_the_law(sampler_type: type[Sampler], name: str) -> None:
+    assert misfit(drawn(sampler_type, CASES[name]), expected(CASES[name])) < FITS
 
 
-def test_draws_over_positions_follow_the_law() -> None:
+def test_draws_over_positions_follow_the_law(sampler_type: type[Sampler]) -> None:
     params = SamplingParams(temperature=1.0, top_k=8, seed=42)
-    sampler = Sampler(LOGITS.size)
+    sampler = sampler_type(LOGITS.size)
     draws = [sampler.sample(LOGITS, params, range(n), 1).token for n in range(1, DRAWS + 1)]
     assert misfit(draws, distribution(LOGITS.tolist(), params)) < FITS
 
@@ -67,9 +67,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_law_is_noticed(name: str) -> None:
+def test_a_wrong_law_is_noticed(sampler_type: type[Sampler], name: str) -> None:
     used, claimed = WRONG[name]
-    assert misfit(drawn(used), expected(claimed)) > MISFITS
+    assert misfit(drawn(sampler_type, used), expected(claimed)) > MISFITS
 
 
 def pairs(first: list[int], second: list[int], params: SamplingParams) -> float:
@@ -78,9 +78,9 @@ def pairs(first: list[int], second: list[int], params: SamplingParams) -> float:
     return misfit(zip(first, second, strict=True), {(a, b): p[a] * p[b] for a in p for b in p})
 
 
-def test_successive_draws_are_independent() -> None:
+def test_successive_draws_are_independent(sampler_type: type[Sampler]) -> None:
     params = SamplingParams(temperature=1.0, top_k=6, seed=5)
-    sampler = Sampler(LOGITS.size)
+    sampler = sampler_type(LOGITS.size)
     draws = [sampler.sample(LOGITS, params, range(n), 1).token for n in range(1, 2 * DRAWS + 1)]
     p = distribution(LOGITS.tolist(), params)
     joint = {(a, b): p[a] * p[b] for a in p for b in p}
@@ -88,16 +88,16 @@ def test_successive_draws_are_independent() -> None:
     assert misfit(zip(draws[0::2], draws[0::2], strict=True), joint) > MISFITS
 
 
-def test_draws_of_neighbouring_seeds_are_independent() -> None:
+def test_draws_of_neighbouring_seeds_are_independent(sampler_type: type[Sampler]) -> None:
     params = CASES["top-k"]
-    even, odd = drawn(params)[0::2], drawn(params)[1::2]
+    even, odd = drawn(sampler_type, params)[0::2], drawn(sampler_type, params)[1::2]
     assert pairs(even, odd, params) < FITS
     assert pairs(even, even, params) > MISFITS
 
 
-def test_seeds_that_differ_in_the_high_word_are_independent() -> None:
+def test_seeds_that_differ_in_the_high_word_are_independent(sampler_type: type[Sampler]) -> None:
     params = CASES["top-k"]
-    assert pairs(drawn(params), drawn(params, first_seed=2**32), params) < FITS
+    assert pairs(drawn(sampler_type, params), drawn(sampler_type, params, first_seed=2**32), params) < FITS
 
 
 def test_the_misfit_of_fair_draws_is_about_standard_normal() -> None:

@@ -21,17 +21,19 @@ PROMPT = [2, 5]
 Propose = Callable[[Sequence[int]], Sequence[int]]
 
 
-def plain(params: SamplingParams, length: int = LENGTH) -> list[int]:
+def plain(sampler_type: type[Sampler], params: SamplingParams, length: int = LENGTH) -> list[int]:
     """A text, token by token."""
-    sampler, tokens = Sampler(VOCAB), list(PROMPT)
+    sampler, tokens = sampler_type(VOCAB), list(PROMPT)
     while len(tokens) < length:
         tokens.append(sampler.sample(MODEL[tokens[-1]], params, tokens, len(PROMPT)).token)
     return tokens
 
 
-def speculated(params: SamplingParams, propose: Propose, length: int = LENGTH) -> tuple[list[int], int, int]:
+def speculated(
+    sampler_type: type[Sampler], params: SamplingParams, propose: Propose, length: int = LENGTH
+) -> tuple[list[int], int, int]:
     """A text, with drafts; also how many drafts were made and how many accepted."""
-    sampler, tokens = Sampler(VOCAB), list(PROMPT)
+    sampler, tokens = sampler_type(VOCAB), list(PROMPT)
     drafted = accepted = 0
     while len(tokens) < length:
         drafts = list(propose(tokens))
@@ -76,11 +78,13 @@ PARAMS = {
 
 @pytest.mark.parametrize("proposer", [right, wrong, at_random, ngram])
 @pytest.mark.parametrize("name", PARAMS)
-def test_speculated_equals_plain(name: str, proposer: Callable[[list[int]], Propose]) -> None:
+def test_speculated_equals_plain(
+    sampler_type: type[Sampler], name: str, proposer: Callable[[list[int]], Propose]
+) -> None:
     for seed in range(12):
         params = replace(PARAMS[name], seed=seed)
-        text = plain(params)
-        again, drafted, accepted = speculated(params, proposer(text))
+        text = plain(sampler_type, params)
+        again, drafted, accepted = speculated(sampler_type, params, proposer(text))
         assert again == text
         if proposer is right:
             assert accepted == drafted > 0
@@ -88,10 +92,10 @@ def test_speculated_equals_plain(name: str, proposer: Callable[[list[int]], Prop
             assert accepted == 0 < drafted
 
 
-def test_penalties_count_the_drafts_before_a_row() -> None:
+def test_penalties_count_the_drafts_before_a_row(sampler_type: type[Sampler]) -> None:
     """With one history for all rows, as TGI has it, the text would be another: the law above is not vacuous."""
     params = replace(PARAMS["greedy and penalised"], seed=0)
-    text, sampler = plain(params), Sampler(VOCAB)
+    text, sampler = plain(sampler_type, params), sampler_type(VOCAB)
     stale = [sampler.sample(MODEL[text[n - 1]], params, PROMPT, len(PROMPT)).token for n in range(2, 12)]
     assert stale != text[2:12]
 
@@ -101,24 +105,24 @@ def pair_law(params: SamplingParams) -> dict[tuple[int, int], float]:
     return {(a, b): p * q for a, p in first.items() for b, q in distribution(MODEL[a].tolist(), params).items()}
 
 
-def test_speculated_pairs_follow_the_model() -> None:
+def test_speculated_pairs_follow_the_model(sampler_type: type[Sampler]) -> None:
     params = SamplingParams(temperature=0.9, top_k=5)
     propose = at_random([])
     pairs = []
     for seed in range(3000):
-        tokens, _, _ = speculated(replace(params, seed=seed), propose, length=4)
+        tokens, _, _ = speculated(sampler_type, replace(params, seed=seed), propose, length=4)
         pairs.append((tokens[2], tokens[3]))
     assert misfit(pairs, pair_law(params)) < FITS
     assert misfit(pairs, pair_law(replace(params, temperature=1.3))) > MISFITS
 
 
-def test_a_verifier_that_trusts_drafts_is_noticed() -> None:
+def test_a_verifier_that_trusts_drafts_is_noticed(sampler_type: type[Sampler]) -> None:
     """A control: take the first draft unseen every other time, and the pairs no longer follow the model."""
     params = SamplingParams(temperature=0.9, top_k=5)
-    generator, sampler, pairs = np.random.default_rng(4), Sampler(VOCAB), []
+    generator, sampler, pairs = np.random.default_rng(4), sampler_type(VOCAB), []
     likely = [int(token) for token in np.argsort(-MODEL[PROMPT[-1]])[:5]]  # the tokens that can be drawn
     for seed in range(3000):
-        tokens = plain(replace(params, seed=seed), length=3)
+        tokens = plain(sampler_type, replace(params, seed=seed), length=3)
         if generator.integers(0, 2) == 0:
             tokens[2] = likely[generator.integers(0, 5)]
         choice = sampler.sample(MODEL[tokens[2]], replace(params, seed=seed), tokens, len(PROMPT))

@@ -1,4 +1,4 @@
-"""How the reference worker starts: the size of its pool, and a clear error for every bad option or model."""
+"""How a worker starts: the size of its pool, and a clear error for every bad option or model."""
 
 import json
 import resource
@@ -15,12 +15,23 @@ from engine.config import CacheOptions, EngineOptions, ModelOptions, SchedulerOp
 from engine.errors import ConfigError, ModelNotFound, ModelUnsupported, StartError, WeightsError
 from engine.models.registry import family
 from engine.runtimes import load_worker, memory
+from engine.runtimes.native import available
 from engine.runtimes.reference.kv import KVCache, block_bytes
 
 
 def options(path: Path | str, **changes: Any) -> EngineOptions:
     base: dict[str, Any] = {"model": ModelOptions(path=str(path)), "cache": CacheOptions(num_blocks=8)}
     return EngineOptions(**base | changes)
+
+
+@pytest.fixture(params=["native", "reference"], autouse=True)
+def runtime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What `auto` is in a test: each runtime must start and fail alike."""
+    if request.param == "reference":
+        monkeypatch.setattr("engine.runtimes.native.available", lambda: "not in this test")
+    elif reason := available():
+        pytest.skip(reason)
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")

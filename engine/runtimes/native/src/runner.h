@@ -1,0 +1,45 @@
+// A program with its cache, its slots and its sampler: what a worker calls.
+#pragma once
+#include <cstddef>
+#include <vector>
+
+#include "batch.h"
+#include "executor.h"
+#include "sampler/sampler.h"
+#include "slots.h"
+
+namespace tgi {
+
+struct ChunkChoices {
+  std::vector<Choice> prompt;  // for each row that scores a token of the prompt
+  std::vector<Choice> drawn;   // for each row that draws one
+};
+
+class Runner {
+ public:
+  Runner(Pool& pool, const Kernels& kernels, Program program);
+
+  // Compute the chunks, then score and draw. All errors but those of the system come before anything is computed.
+  std::vector<ChunkChoices> step(std::vector<Chunk> chunks);
+
+  // The logits of the rows that `step` looks at: [rows][vocab_size].
+  std::vector<float> logits(std::vector<Chunk> chunks);
+
+  Slots& slots() { return slots_; }
+  const Kernels& kernels() const { return kernels_; }
+  size_t kv_bytes() const { return executor_.kv_bytes(); }
+  int vocab_size() const { return program_.vocab_size(); }
+
+ private:
+  Batch enter_rows(std::vector<Chunk> chunks);
+  Choice choose(const Batch& batch, const ScoredRow& scored, const float* logits, int thread);
+
+  const Kernels& kernels_;
+  Program program_;
+  Executor executor_;
+  Slots slots_;
+  Sampler sampler_;
+  std::vector<Sampler::Scratch> scratch_;
+};
+
+}  // namespace tgi

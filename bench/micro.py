@@ -4,18 +4,20 @@ Each case says how many operations and bytes it cannot do without; the table sho
 that is. A runtime is one entry of `KERNELS`.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from bench.ceilings import Ceilings, Timing, ceilings, measure
+from bench.ceilings import COPY_BYTES, Ceilings, Probes, Timing, available_cores, ceilings, measure
 from bench.tables import table
 from bench.types import UsageError
 
 ROWS = (1, 8, 32, 256)  # of a batch
 CONTEXTS = (128, 1024)  # tokens a query looks back on
+KINDS = {"f32": 0, "bf16": 0, "int8": 0, "int4": 32}  # weights of the native runtime, with the size of their groups
 FLOAT = 4  # bytes
 Array = np.ndarray
 
@@ -34,13 +36,18 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Case:
-    """`flops` and `bytes` are the least any implementation does: every weight is read once."""
+    """`flops` and `bytes` are the least any implementation does: every weight is read once.
+
+    A `timed` call returns its own seconds.
+    """
 
     kernel: str
     shape: str
     call: Callable[[], object]
     flops: float
     bytes: float
+    integer: bool = False  # the operations can be int8 dot products
+    timed: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,11 +106,63 @@ def reference_cases(shapes: Shapes) -> Iterator[Case]:
         yield Case(f"sample {name}", str(shapes.vocab), call, shapes.vocab, logits.nbytes)
 
 
+def native_probes() -> Probes | None:
+    """What the native module measures the machine with; None where it is not built."""
+    try:
+        from engine.runtimes.native import _native
+    except ImportError:
+        return None
+    return _native
+
+
+def native_cases(shapes: Shapes, cycled: int = COPY_BYTES) -> Iterator[Case]:
+    """The kernels of the native runtime. Linears run through as many bytes of weights as the bandwidth is measured on,
+    because a model's next layer is not in the cache either.
+    """
+    from engine.runtimes.native import _native
+
+    random = np.random.default_rng(0)
+    pool, kernels = _native.Pool(available_cores()), _native.Kernels(os.environ.get("TGI_ISA", ""))
+    hidden, inner, heads = shapes.hidden, shapes.inner, shapes.heads * shapes.head_dim
+    linears = {
+        "qkv": (heads + 2 * shapes.kv_heads * shapes.head_dim, hidden),
+        "o": (hidden, heads),
+        "gate, up": (2 * inner, hidden),
+        "down": (hidden, inner),
+        "head": (shapes.vocab, hidden),
+    }
+    for kind, group in KINDS.items():
+        for name, (out, width) in linears.items():
+            matrix = random.standard_normal((out, width), dtype=np.float32)
+            first = _native.pack(pool, kind, [(matrix, "f32")], group=group)
+            copies = -(-cycled // first.nbytes)
+            packed = [first, *(_native.pack(pool, kind, [(matrix, "f32")], group=group) for _ in range(copies - 1))]
+            for rows in ROWS if name != "head" else ROWS[:3]:
+                yield Case(
+                    f"linear {kind} {name}",
+                    f"{rows}x{width}x{out}",
+                    _bind(kernels.time_linear, pool, packed, rows, 1),
+                    copies * 2.0 * rows * out * width,
+                    copies * (first.nbytes + FLOAT * rows * (out + width)),
+                    integer=kind in ("int8", "int4"),
+                    timed=True,
+                )
+    for rows in ROWS:
+        x, weight = random.standard_normal((rows, hidden), dtype=np.float32), np.ones(hidden, np.float32)
+        call = _bind(kernels.norm, "rms", x, weight, None, 1e-5)
+        yield Case("rms norm", f"{rows}x{hidden}", call, 4 * x.size, 2 * x.nbytes)
+        gate, up = random.standard_normal((2, rows, inner), dtype=np.float32)
+        call = _bind(kernels.activate, "silu", gate, up)
+        yield Case("silu", f"{rows}x{inner}", call, 5 * gate.size, 3 * gate.nbytes)
+    logits = random.standard_normal(shapes.vocab, dtype=np.float32)
+    yield Case("argmax", str(shapes.vocab), _bind(kernels.argmax, logits), shapes.vocab, logits.nbytes)
+
+
 def _bind(function: Callable[..., object], *arguments: object) -> Callable[[], object]:
     return lambda: function(*arguments)
 
 
-KERNELS: dict[str, Callable[[Shapes], Iterator[Case]]] = {"reference": reference_cases}
+KERNELS: dict[str, Callable[[Shapes], Iterator[Case]]] = {"reference": reference_cases, "native": native_cases}
 
 
 def run(
@@ -117,7 +176,10 @@ def run(
     """Measure the cases whose name holds `only`. Raises UsageError for an unknown runtime, or when no case is left."""
     if runtime not in KERNELS:
         raise UsageError(f"there are no kernels of a runtime {runtime!r}; choose one of: {', '.join(KERNELS)}")
-    machine = ceilings(seconds)
+    probes = native_probes()
+    if runtime == "native" and probes is None:
+        raise UsageError("the native module is not built; install a C++17 compiler, then install tgi again")
+    machine = ceilings(seconds, probes=probes)
     results = []
     for case in KERNELS[runtime](shapes or Shapes()):
         if only in case.kernel:
@@ -130,8 +192,9 @@ def run(
 
 
 def _measured(case: Case, machine: Ceilings, seconds: float) -> Result:
-    timing = measure(case.call, seconds=seconds)
-    least = max(case.flops / machine.flops, case.bytes / machine.bytes_per_second)
+    timing = measure(case.call, seconds=seconds, timed=case.timed)
+    peak = machine.dot_ops if case.integer and machine.dot_ops else machine.flops
+    least = max(case.flops / peak, case.bytes / machine.bytes_per_second)
     return Result(
         case.kernel, case.shape, timing, case.flops / timing.median, case.bytes / timing.median, least / timing.median
     )
@@ -150,7 +213,7 @@ def as_table(results: list[Result]) -> str:
         )
         for result in results
     ]
-    return table(("kernel", "shape", "us", "best us", "GFLOP/s", "GB/s", "of limit"), rows, left=2)
+    return table(("kernel", "shape", "us", "best us", "GOP/s", "GB/s", "of limit"), rows, left=2)
 
 
 def as_json(runtime: str, machine: Ceilings, results: list[Result]) -> dict[str, Any]:

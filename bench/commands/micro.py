@@ -21,8 +21,8 @@ def micro(
     if steps:
         from bench import cpu
 
-        machine, timed = cpu.run(model, runtime=runtime or "auto", threads=threads, seconds=seconds)
-        text, data = cpu.as_table(timed), cpu.as_json(machine, timed)
+        report = cpu.run(cpu.Setup(model, runtime or "auto", threads=threads), seconds=seconds)
+        machine, text, data = report.machine, cpu.as_table(report), cpu.as_json(report)
     else:
         from bench import micro as kernels
 

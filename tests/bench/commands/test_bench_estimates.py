@@ -28,7 +28,7 @@ def test_one_token_per_event_is_never_silent(bench: Run, uncounted: str, tmp_pat
     assert summary["length_mismatches"] is None
     assert summary["verdict"] == "DEGRADED"
     reason = f"the tokens of 12 of 12 answers are {ONE_PER_EVENT}; --tokenizer counts them"
-    assert summary["reasons"] == [reason]
+    assert reason in summary["reasons"]
     for text in (done.out, (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()):
         assert ONE_PER_EVENT in text
         assert reason in text

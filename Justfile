@@ -24,6 +24,10 @@ test *arguments:
 prove *arguments:
     {{ python }} -m pytest -n 2 -m '' {{ arguments }}
 
+# The native runtime's C++ under the sanitizers of addresses, undefined behaviour and threads
+native-sanitize *arguments:
+    {{ python }} -m pytest -m slow tests/runtimes/test_native_cpp.py -k sanitizer {{ arguments }}
+
 # Serve the built-in model; `just serve MODEL --port 8080`
 serve *arguments:
     .venv/bin/tgi serve {{ arguments }}

@@ -35,8 +35,8 @@ WIDTHS: dict[str | None, float] = {  # the same in the layers, with the scales o
     "eetq": 1.0,
     "fp8": 1.0,
     "int4": 0.5 + 2 / 32,
-    "bitsandbytes-nf4": 0.5 + 4 / 64,
-    "bitsandbytes-fp4": 0.5 + 4 / 64,
+    "bitsandbytes-nf4": 0.5 + 2 / 64,
+    "bitsandbytes-fp4": 0.5 + 2 / 64,
 }
 HEAD_WIDTHS: dict[str | None, float] = {"int8": 1.0, "int4": 1.0}  # other methods leave the head alone
 INTEGER = ("int8", "int4", "eetq")  # weights that integer dot products are computed with

@@ -169,9 +169,10 @@ def test_drawn_times_have_the_mean_that_was_set() -> None:
 
 def test_load_makes_it_slower() -> None:
     truth = run(Behaviour(ttft_ms=20, itl_ms=1, itl_load_ms=100, itl_sigma=0.001), 2)
-    assert all(stream.sent_ns[-1] - stream.sent_ns[0] >= 7 * MS for stream in truth.streams)
+    # From the start of the request: on a busy machine the first event may be late, but none is ever early.
+    assert all(stream.sent_ns[-1] - stream.started_ns >= 27 * MS for stream in truth.streams)
     overlap = max(stream.started_ns for stream in truth.streams) < min(stream.ended_ns for stream in truth.streams)
-    assert not overlap or max(s.sent_ns[-1] - s.sent_ns[0] for s in truth.streams) >= 90 * MS
+    assert not overlap or max(s.sent_ns[-1] - s.started_ns for s in truth.streams) >= 110 * MS
 
 
 def test_what_is_parsed() -> None:

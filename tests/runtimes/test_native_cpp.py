@@ -101,6 +101,7 @@ def test_as_it_is_installed(build: Build) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # an instrumented kernel takes minutes to compile where the machine is busy
 @pytest.mark.parametrize("name", SANITIZERS)
 def test_under_a_sanitizer(build: Build, name: str) -> None:
     need("g++")

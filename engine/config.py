@@ -66,6 +66,15 @@ class ServerOptions:
     validation_workers: int = 2
     payload_limit: int = 2_000_000
     enable_prefill_logprobs: bool = False
+    max_n: int = 8  # answers to one prompt on OpenAI's routes
+    disable_grammar_support: bool = False
+    logprobs: str = "raw"  # of the model's own distribution, or "processed": after penalties and filters, as TGI's
+    tgi_compat: str = "default"  # or "strict": TGI's behaviour also where ours is better
+    tool_call_parser: str = "auto"  # llama3, mistral, hermes, json or none; auto = what the chat template shows
+    reasoning_parser: str = "auto"  # think or none; auto = what the chat template shows
+    public_info: bool = False  # /info and the model list answer without a key, as TGI's do
+    otlp_endpoint: str | None = None
+    otlp_service_name: str = "text-generation-inference.router"
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     cors_allow_origin: tuple[str, ...] = ()
     tokenizer_config_path: str | None = None

@@ -5,6 +5,7 @@ engine process. Nothing here knows about text: a request is token ids, and so is
 """
 
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -17,6 +18,13 @@ class FinishReason(StrEnum):
     STOP = "stop_sequence"
     CANCELLED = "cancelled"
     ERROR = "error"
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """What an answer must match, in one of the forms of `engine.text.grammar`."""
+
+    kind: Literal["json", "regex", "lark"]
+    text: str  # a JSON schema, a regular expression, or a grammar in llguidance's Lark
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,9 +42,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     min_p: float = 0.0  # 0 = off
     repetition_penalty: float = 1.0  # over prompt and output; 1 = off
     frequency_penalty: float = 0.0  # times the count in the output; 0 = off
+    relative_frequency: bool = False  # TGI's count instead: in prompt and output, divided by their length
     presence_penalty: float = 0.0  # once for each token present in the output; 0 = off
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit)
     seed: int | None = None  # 64 bits; None = drawn at admission, so workers always see a number
+    grammar: Grammar | None = None  # only tokens that can still lead to a match are drawn
     ignore_eos: bool = False  # the model's end tokens neither stop nor count as special
     stop_token_ids: tuple[int, ...] = ()  # end the text as an end token does, also with ignore_eos
     logprobs: bool = False

@@ -16,6 +16,7 @@ from engine.config import ServerOptions
 from engine.errors import EngineError
 from engine.server import chat, completions, openai, tgi
 from engine.server.auth import BearerAuth
+from engine.server.endpoint import Endpoint
 from engine.server.errors import engine_error_response, http_error_response, unexpected_error_response
 from engine.server.request_id import RequestId
 from engine.server.service import Service
@@ -23,21 +24,7 @@ from engine.server.sse import ClientGone
 from engine.text.tokenizer import Tokenizer
 from engine.types import EngineInfo
 
-ROUTES = (
-    Route("/", tgi.compat_generate, methods=["POST"]),
-    Route("/v1", tgi.compat_generate, methods=["POST"]),  # where huggingface_hub posts for a base_url ending in /v1
-    Route("/generate", tgi.generate, methods=["POST"]),
-    Route("/generate_stream", tgi.generate_stream, methods=["POST"]),
-    Route("/tokenize", tgi.tokenize, methods=["POST"]),
-    Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
-    Route("/v1/completions", completions.completions, methods=["POST"]),
-    Route("/v1/models", openai.models),
-    Route("/", tgi.health),
-    Route("/health", tgi.health),
-    Route("/ping", tgi.health),
-    Route("/info", tgi.info),
-    Route("/metrics", tgi.metrics),
-)
+ENDPOINTS: tuple[Endpoint, ...] = (*tgi.ENDPOINTS, *chat.ENDPOINTS, *completions.ENDPOINTS, *openai.ENDPOINTS)
 
 
 def create_app(
@@ -60,12 +47,12 @@ def create_app(
                 app.state.service.close()
 
     app = Starlette(
-        routes=ROUTES,
+        routes=[Route(each.path, each.handler, methods=[each.method]) for each in ENDPOINTS],
         lifespan=lifespan,
         middleware=[
             Middleware(RequestId),
             *_cors(options),
-            Middleware(BearerAuth, keys=options.api_keys),
+            Middleware(BearerAuth, keys=options.api_keys, public=_public(options)),
         ],
         exception_handlers={
             EngineError: engine_error_response,
@@ -79,6 +66,13 @@ def create_app(
     if info is not None:
         app.state.service = Service(client, tokenizer, options, info)
     return app
+
+
+def _public(options: ServerOptions) -> set[tuple[str, str]]:
+    """Methods and paths that need no key. What is not named here, now or later, needs one."""
+    access = ("open", "info") if options.public_info else ("open",)
+    routes = [each for each in ENDPOINTS if each.access in access]
+    return {(method, each.path) for each in routes for method in (("GET", "HEAD") if each.allows_head else ("POST",))}
 
 
 def _cors(options: ServerOptions) -> list[Middleware]:

@@ -1,21 +1,14 @@
-"""Bearer keys. With keys set, every route needs one unless it is listed here as public."""
+"""Bearer keys. With keys set, every route needs one unless its `Endpoint` says otherwise."""
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.server.errors import Unauthorized, error_body
-
-# TGI answers these without a key. Anything not named here, now or later, needs one.
-PUBLIC = frozenset(
-    (method, path)
-    for method in ("GET", "HEAD")
-    for path in ("/", "/health", "/ping", "/info", "/metrics", "/v1/models")
-)
 
 
 class BearerAuth:
@@ -25,8 +18,9 @@ class BearerAuth:
     path the router will see, never on a URL rebuilt from the Host header.
     """
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Iterable[str], public: Container[tuple[str, str]] = ()) -> None:
         self.app = app
+        self._public = public
         self._digests = tuple(_digest(key.encode()) for key in keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,7 +33,7 @@ class BearerAuth:
         await Response(body, error.status, headers, media_type="application/json")(scope, receive, send)
 
     def _allows(self, scope: Scope) -> bool:
-        if not self._digests or (scope.get("method"), scope["path"]) in PUBLIC:
+        if not self._digests or (scope.get("method"), scope["path"]) in self._public:
             return True
         given = Headers(scope=scope).getlist("authorization")
         if len(given) != 1:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from engine.server.body import read_struct
+from engine.server.endpoint import Endpoint
 from engine.server.errors import ToolError, reason
 from engine.server.generation import Generation, Prepared, Step, Stopwatch, merge, observed, prepare, run_all
 from engine.server.headers import compute_headers, stream_headers
@@ -24,7 +25,7 @@ from engine.server.openai import (
     to_parameters,
     usage,
 )
-from engine.server.schema import (
+from engine.server.schema.chat import (
     CHAT_DECODER,
     ChatBody,
     ChatChoice,
@@ -36,9 +37,9 @@ from engine.server.schema import (
     ChatMessage,
     Message,
     TopLogprob,
-    Usage,
-    encode,
 )
+from engine.server.schema.common import encode
+from engine.server.schema.openai import Usage
 from engine.server.service import SYSTEM_FINGERPRINT, Service, service
 from engine.server.sse import EventStream, event, unless_disconnected, with_errors
 from engine.text.output import Piece
@@ -211,3 +212,18 @@ def _logprobs(tokenizer: Tokenizer, body: ChatBody, pieces: Sequence[Piece]) -> 
         logprob = float("nan") if piece.logprob is None else piece.logprob
         content.append(ChatLogprob(token=text, logprob=logprob, bytes=list(text.encode()), top_logprobs=top))
     return ChatLogprobs(content)
+
+
+ENDPOINTS = (
+    Endpoint(
+        method="POST",
+        path="/v1/chat/completions",
+        handler=chat_completions,
+        summary="Answer a conversation",
+        tag="OpenAI",
+        body=ChatBody,
+        answer=ChatCompletion,
+        event=ChatChunk,
+        errors=(424, 429, 500, 503),
+    ),
+)

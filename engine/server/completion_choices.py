@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from engine.server.generation import Generation, Step
 from engine.server.openai import finish_reason
-from engine.server.schema import CompletionBody, CompletionChoice, CompletionLogprobs
+from engine.server.schema.completions import CompletionBody, CompletionChoice, CompletionLogprobs
 from engine.text.output import Piece
 from engine.text.tokenizer import Tokenizer
 from engine.types import TokenScore

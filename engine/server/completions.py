@@ -11,11 +11,14 @@ from engine.errors import InvalidRequest
 from engine.server import limits
 from engine.server.body import read_struct
 from engine.server.completion_choices import Choice, scores_only
+from engine.server.endpoint import Endpoint
 from engine.server.errors import BatchTooLarge, SuffixUnsupported
 from engine.server.generation import Generation, Prepared, Stopwatch, merge, observed, prepare, run_all
 from engine.server.headers import compute_headers, stream_headers
 from engine.server.openai import Label, RunningUsage, check_choices, new_id, stream_timings, to_parameters, usage
-from engine.server.schema import COMPLETION_DECODER, Completion, CompletionBody, CompletionChoice, Usage, encode
+from engine.server.schema.common import encode
+from engine.server.schema.completions import COMPLETION_DECODER, Completion, CompletionBody, CompletionChoice
+from engine.server.schema.openai import Usage
 from engine.server.service import SYSTEM_FINGERPRINT, Service, service
 from engine.server.sse import EventStream, event, unless_disconnected, with_errors
 from engine.types import Timings
@@ -165,3 +168,18 @@ def _completion(
         usage=used,
         timings=timings,
     )
+
+
+ENDPOINTS = (
+    Endpoint(
+        method="POST",
+        path="/v1/completions",
+        handler=completions,
+        summary="Continue prompts",
+        tag="OpenAI",
+        body=CompletionBody,
+        answer=Completion,
+        event=Completion,
+        errors=(424, 429, 500, 503),
+    ),
+)

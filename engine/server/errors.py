@@ -5,6 +5,7 @@ HTTP knows are defined here; the others are `engine.errors`.
 """
 
 from http import HTTPStatus
+from typing import Literal
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -71,6 +72,14 @@ _PREFIXES: dict[type[EngineError], str] = {
     GenerationFailed: "Request failed during generation: ",
 }
 
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
 # The reasons that `tgi_request_failure` tells apart.
 _REASONS: tuple[tuple[type[EngineError], str], ...] = (
     (Overloaded, "overloaded"),
@@ -92,8 +101,11 @@ def reason(error: EngineError) -> str:
     return next((text for kind, text in _REASONS if isinstance(error, kind)), "generation")
 
 
-def is_openai(path: str) -> bool:
-    return path.startswith("/v1/")
+def dialect(path: str) -> Literal["tgi", "openai", "anthropic"]:
+    """Whose clients call a path, and so whose errors they understand."""
+    if path.startswith("/v1/messages"):
+        return "anthropic"
+    return "openai" if path.startswith("/v1/") else "tgi"
 
 
 def native_body(text: str, error_type: str) -> bytes:
@@ -106,13 +118,25 @@ def openai_body(text: str, error_type: str, status: int) -> bytes:
     return msgspec.json.encode({"error": error, "error_type": error_type})
 
 
+def anthropic_body(text: str, status: int) -> bytes:
+    """Anthropic's error object; its clients tell errors apart by `type`."""
+    kind = ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": text}})
+
+
 def error_body(path: str, error: EngineError) -> bytes:
     """The JSON of a failed request, in the shape of the route family that `path` belongs to."""
     return _body(path, message(error), error.error_type, error.status)
 
 
 def _body(path: str, text: str, error_type: str, status: int) -> bytes:
-    return openai_body(text, error_type, status) if is_openai(path) else native_body(text, error_type)
+    match dialect(path):
+        case "openai":
+            return openai_body(text, error_type, status)
+        case "anthropic":
+            return anthropic_body(text, status)
+        case "tgi":
+            return native_body(text, error_type)
 
 
 async def engine_error_response(request: Request, error: Exception) -> Response:

@@ -18,7 +18,7 @@ from engine.errors import EngineError, InvalidRequest
 from engine.metrics import Metrics
 from engine.server import limits
 from engine.server.errors import IncompleteGeneration, reason
-from engine.server.schema import GenerateParameters
+from engine.server.schema.tgi import GenerateParameters
 from engine.server.service import Service
 from engine.text.output import Piece
 from engine.types import FinishReason, GenerateRequest, SamplingParams, TokenEvent

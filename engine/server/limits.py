@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 from engine.config import ServerOptions
 from engine.errors import InvalidRequest, Overloaded
-from engine.server.schema import GenerateParameters, Stop
+from engine.server.schema.common import Stop
+from engine.server.schema.tgi import GenerateParameters
 
 MAX_CHOICES = 8  # `n` of the OpenAI routes
 MAX_STOP_LENGTH = 1024  # characters of one stop sequence

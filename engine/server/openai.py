@@ -11,8 +11,11 @@ from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from engine.server import limits
+from engine.server.endpoint import Endpoint
 from engine.server.generation import Generation
-from engine.server.schema import GenerateParameters, Model, ModelList, OpenAIParameters, StreamOptions, Usage, encode
+from engine.server.schema.common import encode
+from engine.server.schema.openai import Model, ModelList, OpenAIParameters, StreamOptions, Usage
+from engine.server.schema.tgi import GenerateParameters
 from engine.server.service import service
 from engine.types import FinishReason, Timings
 
@@ -102,3 +105,16 @@ async def models(request: Request) -> Response:
     """`GET /v1/models`"""
     name = service(request).options.model_id
     return Response(encode(ModelList(data=[Model(id=name, owned_by=name)])), media_type="application/json")
+
+
+ENDPOINTS = (
+    Endpoint(
+        method="GET",
+        path="/v1/models",
+        handler=models,
+        summary="The model, as OpenAI lists it",
+        tag="OpenAI",
+        access="info",
+        answer=ModelList,
+    ),
+)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import EngineDead, EngineError
-from engine.server.errors import IncompleteGeneration, IncompleteStream, error_body, is_openai
+from engine.server.errors import IncompleteGeneration, IncompleteStream, dialect, error_body
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def event(payload: bytes) -> bytes:
 async def with_errors(events: AsyncGenerator[bytes, None], path: str) -> AsyncGenerator[bytes, None]:
     """The events, and if they fail one more that says why, since the status line was sent long ago.
 
-    A `/v1/` stream then ends with `[DONE]` however it went, a native one with its last event.
+    A stream of OpenAI's then ends with `[DONE]` however it went, a native one with its last event.
     """
     async with aclosing(events):
         try:
@@ -48,7 +48,7 @@ async def with_errors(events: AsyncGenerator[bytes, None], path: str) -> AsyncGe
         except Exception:
             log.exception("a stream of %s failed", path)
             yield event(error_body(path, EngineError("Internal server error")))
-    if is_openai(path):
+    if dialect(path) == "openai":
         yield DONE
 
 

@@ -12,10 +12,12 @@ from starlette.responses import Response
 from engine.metrics import CONTENT_TYPE
 from engine.server import limits
 from engine.server.body import read_struct
+from engine.server.endpoint import Endpoint, Handler
 from engine.server.errors import native_body
 from engine.server.generation import Generation, observed, prepare, run_all
 from engine.server.headers import compute_headers, stream_headers
-from engine.server.schema import (
+from engine.server.schema.common import encode
+from engine.server.schema.tgi import (
     GENERATE_DECODER,
     BestOfSequence,
     Details,
@@ -27,12 +29,11 @@ from engine.server.schema import (
     StreamDetails,
     StreamResponse,
     Token,
-    encode,
 )
 from engine.server.service import VERSION, Service, service
 from engine.server.sse import EventStream, event, unless_disconnected, with_errors
 from engine.text.output import Piece
-from engine.text.tokenizer import Tokenizer
+from engine.text.tokenizer import Tokenizer, TokenSpan
 
 JSON = "application/json"
 
@@ -236,3 +237,44 @@ async def metrics(request: Request) -> Response:
     """`GET /metrics`"""
     here = service(request)
     return Response(here.metrics.exposition(here.client.stats), media_type=CONTENT_TYPE)
+
+
+def _generation(path: str, handler: Handler, summary: str, answer: Any, event: Any) -> Endpoint:
+    return Endpoint(
+        method="POST",
+        path=path,
+        handler=handler,
+        summary=summary,
+        tag="Text generation",
+        body=GenerateBody,
+        answer=answer,
+        event=event,
+        errors=(424, 429, 500, 503),
+    )
+
+
+def _status(path: str, handler: Handler, summary: str, **others: Any) -> Endpoint:
+    return Endpoint(method="GET", path=path, handler=handler, summary=summary, tag="Server", **others)
+
+
+ENDPOINTS = (
+    _generation("/", compat_generate, "Generate, as one answer or as events", list[GenerateResponse], StreamResponse),
+    # Where huggingface_hub posts for a base_url that ends in /v1
+    _generation("/v1", compat_generate, "The same as `POST /`", list[GenerateResponse], StreamResponse),
+    _generation("/generate", generate, "Generate one answer", GenerateResponse, None),
+    _generation("/generate_stream", generate_stream, "Generate token by token", None, StreamResponse),
+    Endpoint(
+        method="POST",
+        path="/tokenize",
+        handler=tokenize,
+        summary="The tokens of a text",
+        tag="Text generation",
+        body=GenerateBody,
+        answer=list[TokenSpan],
+    ),
+    _status("/", health, "The same as `GET /health`", access="info", errors=(503,)),
+    _status("/health", health, "Whether the engine answers", access="open", errors=(503,)),
+    _status("/ping", health, "The same as `GET /health`", access="open", errors=(503,)),
+    _status("/info", info, "The model and the limits of this server", access="info", answer=Info),
+    _status("/metrics", metrics, "Metrics for Prometheus", access="open", media_type="text/plain"),
+)

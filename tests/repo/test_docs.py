@@ -129,10 +129,10 @@ def test_flags_exist(block: Block):
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
 def test_routes_and_files_exist(page: Path):
-    from engine.server.app import ROUTES
+    from engine.server.app import ENDPOINTS
 
     text = page.read_text(encoding="utf-8")
-    known = {route.path for route in ROUTES}
+    known = {each.path for each in ENDPOINTS}
     assert {path.rstrip("/") or "/" for path in ROUTE.findall(text) if path} <= known
     mentioned = {path for path in PATH.findall(text) if not re.search(r"[A-Z]{2}\.|NAME|build/", path)}
     assert {path for path in mentioned if not (ROOT / path).exists()} == set()
@@ -149,10 +149,10 @@ def test_links_lead_somewhere(page: Path):
 
 
 def test_every_route_is_documented():
-    from engine.server.app import ROUTES
+    from engine.server.app import ENDPOINTS
 
     text = (ROOT / "docs" / "http-api.md").read_text(encoding="utf-8")
-    routes = {f"`{method} {route.path}`" for route in ROUTES for method in route.methods - {"HEAD"}}
+    routes = {f"`{each.method} {each.path}`" for each in ENDPOINTS}
     assert {route for route in routes if route not in text} == set()
 
 

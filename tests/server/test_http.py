@@ -10,10 +10,10 @@ from fake_engine import FakeEngine
 from serving import client_of
 from starlette.applications import Starlette
 
-from engine.server.app import ROUTES
-from engine.server.auth import PUBLIC
+from engine.server.app import ENDPOINTS
 
 JSON = {"content-type": "application/json"}
+PUBLIC = {("GET", "/health"), ("GET", "/ping"), ("GET", "/metrics")}
 SHAPE = "Failed to deserialize the JSON body into the target type: "
 SYNTAX = "Failed to parse the request body as JSON: "
 
@@ -161,7 +161,7 @@ WRONG_KEYS = [
 
 
 def inventory() -> list[tuple[str, str]]:
-    return sorted((method, route.path) for route in ROUTES for method in route.methods or ())
+    return sorted((each.method, each.path) for each in ENDPOINTS)
 
 
 @pytest.mark.parametrize("headers", WRONG_KEYS)

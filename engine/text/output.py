@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.text.detokenize import Detokenizer
+from engine.text.detokenize import detokenizer
 from engine.text.stop import StopMatcher
 from engine.text.tokenizer import Tokenizer
 from engine.types import TokenScore
@@ -42,8 +42,9 @@ class OutputText:
         self, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, stop: Sequence[str] = (), keep_stop: bool
     ) -> None:
         self._tokenizer = tokenizer
-        self._detokenizer = Detokenizer(tokenizer, prompt_ids, skip_special_tokens=True)
+        self._detokenizer = detokenizer(tokenizer, prompt_ids, skip_special_tokens=True)
         self._matcher = StopMatcher(stop)
+        self._stops = bool(stop)
         self._keep_stop = keep_stop
         self._held: deque[tuple[str, bool]] = deque()  # (text, of a special token) not released yet, in order
         self._seen = 0  # characters that went through the matcher
@@ -55,6 +56,11 @@ class OutputText:
     def finished(self) -> bool:
         """Whether a stop string has occurred."""
         return self._matcher.match is not None
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the answer."""
+        return self._matcher.matched
 
     @property
     def text(self) -> str:
@@ -78,6 +84,10 @@ class OutputText:
         return text if self.finished else text + self._release(self._seen)
 
     def _read(self, text: str, special: bool) -> str:
+        if not self._stops:  # nothing ever waits
+            if not special:
+                self._texts.append(text)
+            return text if self._keep_stop or not special else ""
         if text:
             self._held.append((text, special))
         self._seen += len(text)

@@ -35,6 +35,16 @@ CONVERT = (
 )
 
 
+def _byte_level_alphabet() -> dict[str, int]:
+    """GPT-2's characters for bytes: those that can be seen stand for themselves, the others follow from U+0100 on."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+BYTE_OF_CHARACTER = _byte_level_alphabet()
+
+
 class TokenSpan(msgspec.Struct, frozen=True):
     """A token of an input and the part of it that it covers: `text` is bytes `start` to `stop` of its UTF-8.
 
@@ -75,6 +85,8 @@ class Tokenizer:
         forced = config.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False)
         self._clean_up = bool(config.get("clean_up_tokenization_spaces", False)) and (not bpe or bool(forced))
         self._byte_of = _byte_tokens(backend)
+        self.byte_level = isinstance(backend.decoder, decoders.ByteLevel)  # its text is its tokens' bytes, joined
+        self._bytes: dict[int, bytes | None] = {}
         self.chat = ChatTemplate(templates, named) if templates else None
 
     @classmethod
@@ -171,9 +183,21 @@ class Tokenizer:
         text: str = self._backend.decoder.decode(tokens + _valid_byte_tokens(run))
         return text
 
+    def to_json(self) -> str:
+        """The content of a `tokenizer.json` that has all tokens, also those that only the configuration named."""
+        content: str = self._backend.to_str()
+        return content
+
     def token(self, token_id: int) -> str | None:
         """The token as the vocabulary spells it; None for an id without one."""
         return self._backend.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """What a token of a byte-level tokenizer stands for; None for an id without a token."""
+        if token_id not in self._bytes:
+            token = self.token(token_id)
+            self._bytes[token_id] = None if token is None else _byte_level_bytes(token)
+        return self._bytes[token_id]
 
     def token_text(self, token_id: int) -> str:
         """The text of one token on its own; a special token shows its literal text."""
@@ -207,6 +231,14 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
         for name, value in table.items()
         if (name.endswith("_token") or table is not config) and (content := _content(value)) is not None
     }
+
+
+def _byte_level_bytes(token: str) -> bytes:
+    """The bytes that GPT-2's alphabet spells; a token with a character outside it stands for itself."""
+    try:
+        return bytes(BYTE_OF_CHARACTER[character] for character in token)
+    except KeyError:
+        return token.encode()
 
 
 def _byte_tokens(backend: tokenizers.Tokenizer) -> dict[int, int]:

@@ -5,17 +5,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_tokenizers import TOKENIZERS, any_ids
 
-from engine.text.detokenize import WINDOW, Detokenizer
+from engine.text.detokenize import WINDOW, detokenizer
 from engine.text.tokenizer import Tokenizer
 
 KINDS = pytest.mark.parametrize("kind", TOKENIZERS)
-BYTES = "a\xe9\u20ac\U0001f49c".encode() + b"\xff"  # those of characters of each length, and one of none
+BYTES = "a\xe9\u20ac\U0001f49c".encode() + b"\xff\xed\xad"  # of characters of each length, of none and of a surrogate
 LAW = settings(derandomize=True, deadline=None, database=None, max_examples=200)
 
 
 def stream(tokenizer: Tokenizer, prompt: list[int], ids: list[int], skip: bool = True) -> list[str]:
-    detokenizer = Detokenizer(tokenizer, prompt, skip_special_tokens=skip)
-    return [*(detokenizer.push(token_id) for token_id in ids), detokenizer.flush()]
+    text = detokenizer(tokenizer, prompt, skip_special_tokens=skip)
+    return [*(text.push(token_id) for token_id in ids), text.flush()]
 
 
 @KINDS
@@ -94,13 +94,18 @@ def test_each_id_costs_a_constant(kind: str, monkeypatch: pytest.MonkeyPatch) ->
     """However long the answer and whatever it holds, few ids are decoded for each new one."""
     tokenizer = TOKENIZERS[kind]
     decoded: list[int] = []
-    decode = tokenizer.decode
+    decode, token_bytes = tokenizer.decode, tokenizer.token_bytes
 
     def counting(ids: list[int], **options: bool) -> str:
         decoded.append(len(ids))
         return decode(ids, **options)
 
+    def counting_bytes(token_id: int) -> bytes | None:
+        decoded.append(1)
+        return token_bytes(token_id)
+
     monkeypatch.setattr(tokenizer, "decode", counting)
+    monkeypatch.setattr(tokenizer, "token_bytes", counting_bytes)
     bad = byte_ids(tokenizer, b"\xff") if kind in ("byte_level", "llama2") else []
     for token_id in [4, tokenizer.vocab_size - 1, 0, tokenizer.vocab_size + 1, *bad]:
         decoded.clear()

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_tokenizers import TOKENIZERS, any_ids
 
-from engine.text.detokenize import Detokenizer
+from engine.text.detokenize import detokenizer
 from engine.text.output import OutputText, Piece
 from engine.text.stop import StopMatcher
 from engine.text.tokenizer import Tokenizer
@@ -24,13 +24,13 @@ def run(output: OutputText, ids: list[int]) -> tuple[list[Piece], str]:
 
 def shown_stream(tokenizer: Tokenizer, prompt: list[int], ids: list[int]) -> list[tuple[str, bool]]:
     """What TGI would stream without stop strings: (character, of a special token)."""
-    detokenizer = Detokenizer(tokenizer, prompt, skip_special_tokens=True)
+    plain = detokenizer(tokenizer, prompt, skip_special_tokens=True)
     chars = []
     for token_id in ids:
         special = token_id in tokenizer.special_ids
-        text = tokenizer.token_text(token_id) if special else detokenizer.push(token_id)
+        text = tokenizer.token_text(token_id) if special else plain.push(token_id)
         chars += [(char, special) for char in text]
-    return chars + [(char, False) for char in detokenizer.flush()]
+    return chars + [(char, False) for char in plain.flush()]
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

@@ -65,15 +65,19 @@ class Pages {
   const int32_t* blocks() const { return blocks_.data(); }
 
   // By the description of KvCache in kernels.h.
-  double key(int position, int head, int d) const {
-    const size_t row = row_of(position, head), slot = row % size_t(cache_.slots);
-    return number(keys_, (row - slot + slot / 16 * 16) * size_t(cache_.dim) + size_t(d) * 16 + slot % 16) *
+  double key(int position, int head, int dim) const {
+    const size_t row = row_of(position, head), lane = row % 16, d = size_t(dim), packed = 4 / size();
+    return number(keys_, (row - lane) * size_t(cache_.dim) + (d / packed * 16 + lane) * packed + d % packed) *
            scale(key_scales_, row);
   }
-  double value(int position, int head, int d) const {
-    const size_t row = row_of(position, head);
-    return number(values_, row * size_t(cache_.dim) + size_t(d)) * scale(value_scales_, row);
+  double value(int position, int head, int dim) const {
+    return value_number(position, head, dim) * value_scale(position, head);
   }
+  double value_number(int position, int head, int dim) const {
+    const size_t row = row_of(position, head), packed = cache_.kind == KvKind::int8 ? 4 : 1, place = row % packed;
+    return number(values_, (row - place) * size_t(cache_.dim) + size_t(dim) * packed + place);
+  }
+  double value_scale(int position, int head) const { return scale(value_scales_, row_of(position, head)); }
 
  private:
   size_t slots() const { return size_t(count_ + 3) * size_t(cache_.kv_heads) * size_t(cache_.slots); }
@@ -86,7 +90,7 @@ class Pages {
   double number(const Array<uint8_t>& bytes, size_t i) const {
     if (cache_.kind == KvKind::f32) return read_as<float>(bytes.data() + 4 * i);
     return cache_.kind == KvKind::bf16 ? from_bf16(read_as<uint16_t>(bytes.data() + 2 * i))
-                                       : static_cast<int8_t>(bytes[i]);
+                                       : bytes[i] - 128.0;
   }
   double scale(const Array<float>& scales, size_t row) const { return scales.size() ? scales[row] : 1; }
 
@@ -248,25 +252,51 @@ class Attention {
     const float* out = whole_.data() + size_t(query) * stride_ + size_t(head * case_.head_dim);
     const int first = low(query), kv_head = head / case_.group;
     std::vector<double> p;
-    double highest = -INFINITY, sum = 0;
+    double highest = -INFINITY, sum = 0, score_error = 0;
     for (int position = first; position < high(query); position++) {
-      double score = 0;
-      for (int d = 0; d < case_.head_dim; d++) score += q[d] * pages_.key(position, kv_head, d);
+      double score = 0, size = 0;
+      for (int d = 0; d < case_.head_dim; d++) {
+        const double key = pages_.key(position, kv_head, d);
+        score += q[d] * key;
+        size += std::fabs(key);
+      }
+      score_error = std::fmax(score_error, query_step(q) / 2 * size);
       if (case_.softcap != 0) score = case_.softcap * std::tanh(score / case_.softcap);
       p.push_back(score);
       highest = std::fmax(highest, score);
     }
     for (double& score : p) sum += score = std::exp(score - highest);
+    const double step = weight_step(p, first, kv_head) / sum;
     for (int d = 0; d < case_.head_dim; d++) {
-      double expected = 0, magnitude = 0;
+      double expected = 0, magnitude = 0, rounding = 0;
       for (size_t i = 0; i < p.size(); i++) {
         const double product = p[i] / sum * pages_.value(first + static_cast<int>(i), kv_head, d);
         expected += product;
         magnitude += std::fabs(product);
+        if (step != 0) rounding += step / 2 * std::fabs(pages_.value_number(first + static_cast<int>(i), kv_head, d));
       }
-      check(std::fabs(out[d] - expected) <= 2e-5 * magnitude + 1e-9, "query %d head %d dim %d: %g, not %g", query, head,
-            d, out[d], expected);
+      // A weight is off by a factor of at most exp(score_error), and so is their sum.
+      const double room = (2e-5 + 2 * score_error) * magnitude + rounding + 1e-9;
+      check(std::fabs(out[d] - expected) <= room, "query %d head %d dim %d: %g, not %g", query, head, d, out[d],
+            expected);
     }
+  }
+
+  // Keys of 8 bits may be multiplied by queries that are rounded to multiples of this.
+  double query_step(const float* q) const {
+    if (case_.kind != KvKind::int8) return 0;
+    double highest = 0;
+    for (int d = 0; d < case_.head_dim; d++) highest = std::fmax(highest, std::fabs(double{q[d]}));
+    return highest / 32512;
+  }
+
+  // Values of 8 bits may be summed with weights, p times the scale of the value, rounded to multiples of this.
+  double weight_step(const std::vector<double>& p, int first, int kv_head) const {
+    if (case_.kind != KvKind::int8) return 0;
+    double highest = 0;
+    for (size_t i = 0; i < p.size(); i++)
+      highest = std::fmax(highest, p[i] * pages_.value_scale(first + static_cast<int>(i), kv_head));
+    return highest / 32512;
   }
 
   const Kernels& kernels_;
@@ -309,10 +339,26 @@ void check_storing(const Kernels& kernels, Random& random) {
     }
 }
 
+// One query a request, over several partitions and a ragged end: each kind in the shapes that models have.
+void check_decoding(const Kernels& kernels, Random& random) {
+  for (KvKind kind : {KvKind::f32, KvKind::bf16, KvKind::int8})
+    for (int group : {1, 2, 3, 4, 8})
+      for (int head_dim : {8, 64, 80, 96, 128}) {
+        const int start = 256 * random.below(3) + random.below(256);
+        const Case c{kind, 16, 2, head_dim, group, start, 1, start + 1, true, 0, 0};
+        Where where("decoding: kv %d, group %d of %d dims at %d", static_cast<int>(kind), group, head_dim, start);
+        Attention attention(kernels, c, random);
+        attention.check_values();
+        attention.check_partials();
+        attention.check_heads_alone();
+      }
+}
+
 }  // namespace
 
 void check_attention(const Kernels& kernels, int effort) {
   Random random(4);
+  check_decoding(kernels, random);
   for (int i = 0; i < 4 * effort; i++) check_storing(kernels, random);
   for (int i = 0; i < 20 * effort; i++) {
     const Case c = random_case(random);

@@ -66,9 +66,10 @@ constexpr int LANES = 16;         // positions that lie side by side in the keys
 constexpr int PARTITION = 256;    // slots of attention that are reduced on their own, then combined in order
 
 // One layer's pages. Position p of a request lies in block blocks[p / block_size], at slot p % block_size.
-// A block holds, for each KV head: keys [slots / 16][dim][16] and values [slots][dim], where slots is block_size
-// rounded up to 16 and dim is head_dim rounded up to 16 (the padding of values stays zero). int8 has one float scale
-// for each slot and head, in `key_scales` and `value_scales` [blocks][kv_heads][slots].
+// A block holds, for each KV head: keys [slots / 16][dim / P][16][P], where P numbers fill 32 bits, and values
+// [slots][dim], for int8 [slots / 4][dim][4]. slots is block_size rounded up to 16, dim is head_dim rounded up to 16
+// (the padding of values stays zero). int8 is stored plus 128, as dot products take it, and has one float scale for each
+// slot and head, in `key_scales` and `value_scales` [blocks][kv_heads][slots].
 struct KvCache {
   KvKind kind;
   int32_t block_size;

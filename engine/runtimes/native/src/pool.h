@@ -39,12 +39,13 @@ class Pool {
 
  private:
   // Where threads wait for something to change: for a short time they spin, then they sleep. Spinning on would keep the
-  // core from the very thread that is waited for, where the machine has other work too.
+  // core from the very thread that is waited for, where the machine has other work too; a thread that has spun in vain
+  // takes it as a sign of that, and spins less the next time.
   class Event {
    public:
     template <typename Done>
-    void wait(std::chrono::microseconds spin, Done&& done);
-    void notify();  // after the change
+    bool wait(std::chrono::microseconds spin, Done&& done);  // true: it slept
+    void notify();                                           // after the change
 
    private:
     std::atomic<int> sleeping_{0};
@@ -53,7 +54,12 @@ class Pool {
   };
 
   void meet(bool reset_share);
-  void attempt(int thread);
+  void attempt();
+
+  // Two threads that sleep for each other on one core are never both ready to run, so the system sees no reason to move
+  // one away, and they would stay there. So a thread that has woken looks whether its core is its own, or else moves.
+  void settle();
+
   void serve(int thread);
 
   int threads_;
@@ -68,6 +74,7 @@ class Pool {
   std::exception_ptr error_;
   std::mutex error_mutex_;
   std::mutex callers_;  // one task at a time
+  std::vector<std::atomic<int>> cores_;  // of each thread, when it last looked
   Event begun_, met_, ended_;
   std::vector<std::thread> workers_;
 };

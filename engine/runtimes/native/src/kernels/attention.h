@@ -39,9 +39,15 @@ static int attention_scratch(const KvCache& cache, int) {
 
 // ---- A panel of tiles ----------------------------------------------------------------------------------------------
 
+INLINE void write_query(const float* x, int n, int dim, int rows, float* out) {
+  for (int d = 0; d < dim; d += W)
+    store(out + d / LANES * rows * LANES + d % LANES, load_first(x + d, n - d) * LOG2_E);
+}
+
 // The rows [first, first + rows) of the task: what they see, and their queries as the kernels read them
 static void make_panel(const AttentionTask& task, int first, int rows, float* queries, Panel& panel) {
   int head_dim = task.cache->head_dim, dim = task.cache->dim;
+  bool digits = by_digits(*task.cache);
   int query = first / task.group, head = first % task.group;
   panel.rows = rows;
   panel.tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
@@ -54,9 +60,13 @@ static void make_panel(const AttentionTask& task, int first, int rows, float* qu
       tile.low[r] = task.causal && task.window && after > task.window ? after - task.window : 0;
       tile.high[r] = task.causal ? after : task.length;
       const float* from = task.queries + query * task.query_stride + head * head_dim;
-      float* to = queries + (row - r) * dim + r * LANES;
-      for (int d = 0; d < dim; d += W)
-        store(to + d / LANES * tile.rows * LANES + d % LANES, load_first(from + d, head_dim - d) * LOG2_E);
+      float* to = queries + (row - r) * dim;
+      if (digits) {
+        tile.fixed[r] = fix(from, head_dim, dim, highest_finite(from, head_dim), (Digits*)to + r, tile.rows);
+        tile.fixed[r].scale *= LOG2_E;
+      } else {
+        write_query(from, head_dim, dim, tile.rows, to + r * LANES);
+      }
       if (++head == task.group) head = 0, query++;
     }
   }
@@ -77,7 +87,7 @@ static void attend_panel(const AttentionTask& task, const Panel& panel, int inde
   const KvCache& cache = *task.cache;
   GroupRange whole = groups_of(cache, panel.low, panel.high), range = clip(whole, index);
   Partition partition;
-  bool several = panel.tiles > 1;
+  bool several = panel.tiles > 1 && !by_digits(cache);
   if (range.begin < range.end) {
     find_groups(task, range, more ? whole.end - range.end : 0, partition);
     if (several) widen_groups<T>(cache.dim, scratch.floats, partition);

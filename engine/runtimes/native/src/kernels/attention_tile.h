@@ -5,13 +5,28 @@ constexpr int SCORE_STRIDE = PARTITION + 4 * LANES;  // a row of scores; the end
 constexpr float LOWEST = -__builtin_inff();
 constexpr float LOG2_E = 1.44269504f;  // scores are base 2 logarithms: queries are multiplied by this
 
-// Vectors of keys or of dims that are worked on at once.
-constexpr int columns_at_once(int rows) { return rows * 4 <= ACCUMULATORS ? 4 : 2; }
+// Vectors of keys or of dims that are worked on at once, for so many sums of each.
+constexpr int columns_at_once(int sums) { return sums * 4 <= ACCUMULATORS ? 4 : sums * 2 <= ACCUMULATORS ? 2 : 1; }
+
+// Keys and values of 8 bits are multiplied as such where one instruction does so (attention_digits.h).
+INLINE bool by_digits(const KvCache& cache) { return DOTS_OF_BYTES && cache.kind == KvKind::int8; }
+
+// Numbers as integers within DIGIT_HIGHEST, written as high * DIGIT_BASE + low: two bytes within -127..127.
+constexpr int DIGIT_BASE = 255;
+constexpr int DIGIT_HIGHEST = 127 * DIGIT_BASE + 127;
+struct Digits {
+  int8_t high[LANES], low[LANES];
+};
+struct Fixed {
+  float scale;        // a number is scale * its integer
+  int32_t high, low;  // what sums of products with stored bytes start from: it takes away the WEIGHT_ZERO in those
+};
 
 // Adjacent rows, ordered by query, then head. Row r sees the positions [low[r], high[r]); both ascend with r.
 struct Tile {
   int rows;
-  const float* queries;  // [dim / 16][rows][16]
+  const float* queries;    // [dim / 16][rows][16], or [dim / 16][rows] Digits
+  Fixed fixed[TILE_ROWS];  // of the digits
   int low[TILE_ROWS];
   int high[TILE_ROWS];
 };
@@ -53,23 +68,27 @@ INLINE GroupRange seen_whole(const Partition& partition, GroupRange range, const
 // scores[r][16 g + j] = query r . key of lane j of group range.begin + g
 template <typename T, int R>
 static void multiply_keys(const Partition& partition, GroupRange range, const float* queries, int dim, float* scores) {
-  constexpr int C = columns_at_once(R), PER_GROUP = LANES / W, STEP = 2;
+  constexpr int C = columns_at_once(R), PER_GROUP = LANES / W, PER_WORD = 4 / (int)sizeof(T);
   int last = range.end * PER_GROUP - 1;
   for (int column = range.begin * PER_GROUP; column <= last; column += C, scores += C * W) {
-    const T *keys[C], *next[C];
+    const int32_t *keys[C], *next[C];
     UNROLL for (int c = 0; c < C; c++) {
       int at = column + c < last ? column + c : last;  // the last may be computed again: nobody reads that
-      keys[c] = (const T*)partition.keys[at / PER_GROUP] + at % PER_GROUP * W;
-      next[c] = (const T*)partition.next[at / PER_GROUP] + at % PER_GROUP * W;
+      keys[c] = (const int32_t*)partition.keys[at / PER_GROUP] + at % PER_GROUP * W;
+      next[c] = (const int32_t*)partition.next[at / PER_GROUP] + at % PER_GROUP * W;
     }
     vf sums[R][C] = {};
     const float* query = queries;
     for (int chunk = 0; chunk < dim; chunk += LANES, query += (R - 1) * LANES) {
-      for (int d = chunk; d < chunk + LANES; d += STEP, query += STEP) {
-        UNROLL for (int c = 0; c < C; c++) prefetch(next[c] + d * LANES);
-        UNROLL for (int j = 0; j < STEP; j++) {
+      for (int d = chunk; d < chunk + LANES; d += PER_WORD, query += PER_WORD) {
+        vi words[C];
+        UNROLL for (int c = 0; c < C; c++) {
+          words[c] = load_words(keys[c] + d / PER_WORD * LANES);
+          prefetch(next[c] + d / PER_WORD * LANES);
+        }
+        UNROLL for (int j = 0; j < PER_WORD; j++) {
           vf key[C];
-          UNROLL for (int c = 0; c < C; c++) key[c] = widen(keys[c] + (d + j) * LANES);
+          UNROLL for (int c = 0; c < C; c++) key[c] = number((const T*)nullptr, words[c], j);
           UNROLL for (int r = 0; r < R; r++) {
             vf x = set1(query[r * LANES + j]);
             UNROLL for (int c = 0; c < C; c++) fma_into(sums[r][c], x, key[c]);
@@ -115,9 +134,14 @@ INLINE float exponentiate(const Partition& partition, GroupRange range, GroupRan
     bool all = group >= whole.begin && group < whole.end;
     UNROLL for (int lane = 0; lane < LANES; lane += W) {
       vf p = power_of_2(load(scores + lane) - highest);
-      if (!all) p = select(lanes_within(seen(partition, group, low, high), lane), p, set1(0.0f));
+      vf weight = scales ? p * load(scales + lane) : p;
+      if (!all) {
+        vi sees = lanes_within(seen(partition, group, low, high), lane);
+        p = select(sees, p, set1(0.0f));
+        weight = select(sees, weight, set1(0.0f));
+      }
       sum += p;
-      store(scores + lane, scales ? p * load(scales + lane) : p);
+      store(scores + lane, weight);
     }
   }
   return reduce_add(sum);
@@ -137,23 +161,24 @@ static void soften(const AttentionTask& task, const Partition& partition, GroupR
 
 // sums[r][c] += p[r] * value[c] for one slot
 template <typename T, int R, int C>
-INLINE void add_value(const T* value, const float* p, vf (&sums)[R][C]) {
+INLINE void add_value(const T* values, int lane, int dim, const float* p, vf (&sums)[R][C]) {
   vf x[C];
-  UNROLL for (int c = 0; c < C; c++) x[c] = widen(value + c * W);
+  UNROLL for (int c = 0; c < C; c++) x[c] = value_at(values, lane, dim, c * W);
   UNROLL for (int r = 0; r < R; r++) {
-    vf weight = set1(p[r * SCORE_STRIDE]);
+    vf weight = set1(p[r * SCORE_STRIDE + lane]);
     UNROLL for (int c = 0; c < C; c++) fma_into(sums[r][c], weight, x[c]);
   }
 }
 
 // The same for the rows that see `position`.
 template <typename T, int R, int C>
-INLINE void add_value_where_seen(const Tile& tile, int position, const T* value, const float* p, vf (&sums)[R][C]) {
+INLINE void add_value_where_seen(const Tile& tile, int position, const T* values, int lane, int dim, const float* p,
+                                 vf (&sums)[R][C]) {
   vf x[C];
-  UNROLL for (int c = 0; c < C; c++) x[c] = widen(value + c * W);
+  UNROLL for (int c = 0; c < C; c++) x[c] = value_at(values, lane, dim, c * W);
   UNROLL for (int r = 0; r < R; r++) {
     vi sees = set1_words(-(int)(position >= tile.low[r] && position < tile.high[r]));
-    vf weight = set1(p[r * SCORE_STRIDE]);
+    vf weight = set1(p[r * SCORE_STRIDE + lane]);
     UNROLL for (int c = 0; c < C; c++) {
       vf sum = sums[r][c];
       fma_into(sum, weight, x[c]);
@@ -169,7 +194,8 @@ INLINE void multiply_values(const Partition& partition, GroupRange range, GroupR
   constexpr int PER_LINE = 64 / (int)sizeof(T) / W;  // vectors of a cache line
   vf sums[R][C] = {};
   for (int group = range.begin; group < range.end; group++, p += LANES) {
-    const T *values = (const T*)partition.values[group] + d;
+    constexpr int SLOTS = slots_of_word<T>();
+    const T *values = (const T*)partition.values[group] + d * SLOTS;
     const T *next = (const T*)partition.next[partition.count + group] + d;
     // Some row sees the lanes `any`, all rows see `all`.
     LaneRange any = {0, LANES}, all = any;
@@ -180,13 +206,13 @@ INLINE void multiply_values(const Partition& partition, GroupRange range, GroupR
     int position = partition.position[group];
     for (int lane = any.begin; lane < any.end;) {
       if (lane < all.begin || lane >= all.end) {
-        add_value_where_seen<T, R, C>(tile, position + lane, values + lane * dim, p + lane, sums);
+        add_value_where_seen<T, R, C>(tile, position + lane, values, lane, dim, p, sums);
         lane++;
         continue;
       }
       for (; lane < all.end; lane++) {
         UNROLL for (int c = 0; c < C; c += PER_LINE) prefetch(next + lane * dim + c * W);
-        add_value<T, R, C>(values + lane * dim, p + lane, sums);
+        add_value<T, R, C>(values, lane, dim, p, sums);
       }
     }
   }
@@ -208,15 +234,25 @@ static void sum_values(const Partition& partition, GroupRange range, GroupRange 
   if (d < dim) multiply_values<T, R, C>(partition, range, whole, tile, p, dim, dim - C * W, out);
 }
 
+#include "attention_digits.h"
+
 // The partial results of the tile's rows, [rows][dim + 16]. `range` counts from the partition's first group.
 template <typename T, int R>
 static void attend_rows(const AttentionTask& task, const Partition& partition, GroupRange range, const Tile& tile,
                         float* scores, float* out) {
   int dim = task.cache->dim;
   GroupRange whole = seen_whole(partition, range, tile);
-  multiply_keys<T, R>(partition, range, tile.queries, dim, scores);
-  soften(task, partition, range, whole, tile, scores, out + dim);
-  sum_values<T, R>(partition, range, whole, tile, scores, dim, out);
+  if constexpr (DOTS_OF_BYTES && sizeof(T) == 1) {
+    multiply_key_bytes<R>(partition, range, tile, dim, scores);
+    soften(task, partition, range, whole, tile, scores, out + dim);
+    Fixed fixed[R];
+    fix_weights<R>(range, scores, fixed);
+    sum_value_bytes<R>(partition, range, fixed, scores, dim, out);
+  } else {
+    multiply_keys<T, R>(partition, range, tile.queries, dim, scores);
+    soften(task, partition, range, whole, tile, scores, out + dim);
+    sum_values<T, R>(partition, range, whole, tile, scores, dim, out);
+  }
 }
 
 template <typename T, int R = TILE_ROWS>

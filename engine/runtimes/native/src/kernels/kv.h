@@ -1,53 +1,68 @@
 // The pages of the KV cache: how a position is written, and where the positions of a request lie.
 
-INLINE vf widen(const float* p) { return load(p); }
-INLINE vf widen(const uint16_t* p) { return load_bf16(p); }
-INLINE vf widen(const int8_t* p) { return load_i8(p); }
+constexpr int32_t BYTE_FLIP = (int32_t)0x80808080;  // numbers of 8 bits are stored plus 128
+
 INLINE void narrow(float* p, vf x) { store(p, x); }
 INLINE void narrow(uint16_t* p, vf x) { store_bf16(p, x); }
 // Within -127..127, a NaN too: its scale is one.
 INLINE void narrow(int8_t* p, vf x) { store_i8(p, to_words(minimum(maximum(x, set1(-127.0f)), set1(127.0f)))); }
 
+// Slots whose values share a word of 32 bits
+template <typename T>
+constexpr int slots_of_word() {
+  return sizeof(T) == 1 ? 4 : 1;
+}
+
 // ---- Writing -------------------------------------------------------------------------------------------------------
 
-// x[i] * factor to out[i * stride], and zeros from n to the next multiple of LANES
+// x * factor as n numbers of the kind, and zeros up to the next multiple of LANES: `run` of them side by side, then the
+// next at a distance of `stride`
 template <typename T>
-INLINE void scatter(const float* x, int n, float factor, T* out, int stride) {
+INLINE void scatter(const float* x, int n, float factor, T* out, int run, int stride) {
   for (int i = 0; i < n; i += LANES) {
-    T words[LANES] = {};
-    for (int j = 0; j < LANES && i + j < n; j += W) narrow(words + j, load_first(x + i + j, n - i - j) * factor);
-    for (int j = 0; j < LANES; j++) out[(i + j) * stride] = words[j];
+    T numbers[LANES] = {};
+    for (int j = 0; j < LANES && i + j < n; j += W) narrow(numbers + j, load_first(x + i + j, n - i - j) * factor);
+    if constexpr (sizeof(T) == 1)
+      for (int j = 0; j < LANES; j++) numbers[j] ^= (T)BYTE_FLIP;
+    for (int j = 0; j < LANES; j += run, out += stride)
+      for (int k = 0; k < run; k++) out[k] = numbers[j + k];
   }
 }
 
-// max|x| / 127, or a NaN where x holds a number that is not finite: so it reaches whoever sees this position.
-INLINE float int8_scale(const float* x, int n) {
+// max|x|, or a NaN where x holds a number that is not finite: so it reaches whoever sees it.
+INLINE float highest_finite(const float* x, int n) {
   vf highest = {}, probe = {};
   for (int i = 0; i < n; i += W) {
     vf part = load_first(x + i, n - i);
     highest = maximum(absolute(part), highest);
     probe += part - part;
   }
-  return reduce_max(highest) / 127 + reduce_add(probe);
+  return reduce_max(highest) + reduce_add(probe);
+}
+
+INLINE size_t slot_at(const KvCache& cache, int block, int kv_head, int slot) {
+  return ((size_t)block * cache.kv_heads + kv_head) * cache.slots + slot;
 }
 
 template <typename T>
-INLINE void store_row(const float* x, int n, uint8_t* out, size_t at, int stride, float* scale) {
+INLINE void store_row(const float* x, int n, T* out, int run, int stride, float* scale) {
   float factor = 1;
   if (scale) {
-    *scale = int8_scale(x, n);
+    *scale = highest_finite(x, n) / 127;
     factor = *scale > 1e-36f ? 1 / *scale : 0;  // smaller ones have no inverse, and round to zero
   }
-  scatter(x, n, factor, (T*)out + at, stride);
+  scatter(x, n, factor, out, run, stride);
 }
 
 template <typename T>
 static void store_as(const KvCache& cache, int block, int slot, int kv_head, const float* key, const float* value) {
-  size_t row = ((size_t)block * cache.kv_heads + kv_head) * cache.slots + slot, lane = slot % LANES;
+  constexpr int PER_WORD = 4 / (int)sizeof(T), SLOTS = slots_of_word<T>();
+  size_t row = slot_at(cache, block, kv_head, slot), lane = slot % LANES, place = slot % SLOTS;
   bool scaled = cache.kind == KvKind::int8;
-  store_row<T>(key, cache.head_dim, cache.keys, (row - lane) * cache.dim + lane, LANES,
-               scaled ? cache.key_scales + row : nullptr);
-  store_row<T>(value, cache.head_dim, cache.values, row * cache.dim, 1, scaled ? cache.value_scales + row : nullptr);
+  store_row(key, cache.head_dim, (T*)cache.keys + (row - lane) * cache.dim + lane * PER_WORD, PER_WORD,
+            LANES * PER_WORD, scaled ? cache.key_scales + row : nullptr);
+  store_row(value, cache.head_dim, (T*)cache.values + (row - place) * cache.dim + place, 1, SLOTS,
+            scaled ? cache.value_scales + row : nullptr);
 }
 
 static void store_kv(const KvCache& cache, int block, int slot, int kv_head, const float* key, const float* value) {
@@ -66,8 +81,8 @@ constexpr int KV_AHEAD = 4;  // groups between what is read and what is prefetch
 struct Partition {
   int first;
   int count;
-  const void* keys[GROUPS];          // [dim][LANES]
-  const void* values[GROUPS];        // [LANES][dim]
+  const void* keys[GROUPS];          // [dim / P][LANES][P]
+  const void* values[GROUPS];        // [LANES][dim], of 8 bits [LANES / 4][dim][4]
   const float* key_scales[GROUPS];   // null where the kind has none
   const float* value_scales[GROUPS];
   int position[GROUPS];              // lane j is position + j
@@ -101,7 +116,7 @@ static void find_groups(const AttentionTask& task, GroupRange range, int more, P
   int block = range.begin / per_block, part = range.begin % per_block;
   more = more < KV_AHEAD ? more : KV_AHEAD;
   for (int i = 0; i < count + more; i++) {
-    size_t slot = ((size_t)task.blocks[block] * cache.kv_heads + task.kv_head) * cache.slots + part * LANES;
+    size_t slot = slot_at(cache, task.blocks[block], task.kv_head, part * LANES);
     size_t offset = slot * cache.dim * bytes_of(cache.kind);
     if (i < count) {
       bool scaled = cache.kind == KvKind::int8;
@@ -109,6 +124,7 @@ static void find_groups(const AttentionTask& task, GroupRange range, int more, P
       out.values[i] = order[count + i] = cache.values + offset;
       out.key_scales[i] = scaled ? cache.key_scales + slot : nullptr;
       out.value_scales[i] = scaled ? cache.value_scales + slot : nullptr;
+      if (scaled) prefetch(out.key_scales[i]), prefetch(out.value_scales[i]);  // read once all keys are
       out.position[i] = block * cache.block_size + part * LANES;
       int left = cache.block_size - part * LANES;
       out.filled[i] = left < LANES ? left : LANES;
@@ -123,9 +139,30 @@ static void find_groups(const AttentionTask& task, GroupRange range, int more, P
   out.count = count;
 }
 
+// Number j of each word
+INLINE vf number(const float*, vi word, int) { return as_floats(word); }
+INLINE vf number(const uint16_t*, vi word, int j) { return j ? bf16_high(word) : bf16_low(word); }
+INLINE vf number(const int8_t*, vi word, int j) { return to_floats((word >> (8 * j) & 255) - 128); }
+
+// A vector of dims of the values of lane `lane`
+INLINE vf value_at(const float* group, int lane, int dim, int d) { return load(group + lane * dim + d); }
+INLINE vf value_at(const uint16_t* group, int lane, int dim, int d) { return load_bf16(group + lane * dim + d); }
+INLINE vf value_at(const int8_t* group, int lane, int dim, int d) {
+  return number(group, load_words(group + (lane / 4 * dim + d) * 4), lane % 4);
+}
+
 template <typename T>
-INLINE void widen_all(const void* from, float* to, int n) {
-  for (int i = 0; i < n; i += W) store(to + i, widen((const T*)from + i));
+INLINE void widen_keys(const void* from, float* to, int n) {
+  constexpr int PER_WORD = 4 / (int)sizeof(T);
+  const int32_t* word = (const int32_t*)from;
+  for (int i = 0; i < n; i += LANES * PER_WORD, to += LANES * (PER_WORD - 1))
+    for (int lane = 0; lane < LANES; lane += W, word += W, to += W)
+      for (int j = 0; j < PER_WORD; j++) store(to + j * LANES, number((const T*)nullptr, load_words(word), j));
+}
+template <typename T>
+INLINE void widen_values(const void* from, float* to, int dim) {
+  for (int lane = 0; lane < LANES; lane++)
+    for (int d = 0; d < dim; d += W) store(to + lane * dim + d, value_at((const T*)from, lane, dim, d));
 }
 
 // Copies keys and values as floats to `room`, 2 * count * LANES * dim of them, and points to those.
@@ -134,8 +171,8 @@ static void widen_groups(int dim, float* room, Partition& partition) {
   int size = dim * LANES, count = partition.count;
   for (int i = 0; i < count; i++) {
     float *keys = room + i * size, *values = keys + count * size;
-    widen_all<T>(partition.keys[i], keys, size);
-    widen_all<T>(partition.values[i], values, size);
+    widen_keys<T>(partition.keys[i], keys, size);
+    widen_values<T>(partition.values[i], values, dim);
     partition.keys[i] = keys;
     partition.values[i] = values;
   }

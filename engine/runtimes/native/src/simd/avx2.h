@@ -20,7 +20,6 @@ INLINE vf f16_low(vi words) {
   return (vf)_mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
 }
 INLINE vf f16_high(vi words) { return f16_low((vi)_mm256_srli_epi32((__m256i)words, 16)); }
-INLINE vf load_i8(const int8_t* p) { return to_floats((vi)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))); }
 INLINE vi load_u8_words(const uint8_t* p) { return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
 INLINE void store_i8(int8_t* p, vi x) {
   __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
@@ -76,6 +75,7 @@ INLINE void dot_weights(vi& acc, vi w, vi x) {
 
 // w below 16, x within -127..127: the sums of 8 such dots fit 16 bits, two in a word; nibble_sums adds the two.
 constexpr bool NARROW_NIBBLES = true;
+constexpr bool DOTS_OF_BYTES = false;
 INLINE void dot_nibbles(vi& acc, vi w, vi x) {
   acc = (vi)_mm256_add_epi16((__m256i)acc, _mm256_maddubs_epi16((__m256i)w, (__m256i)x));
 }

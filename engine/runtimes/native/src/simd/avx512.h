@@ -21,7 +21,6 @@ INLINE vf load_bf16(const uint16_t* p) {
 INLINE vf load_f16(const uint16_t* p) { return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 INLINE vf f16_low(vi words) { return (vf)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)words)); }
 INLINE vf f16_high(vi words) { return (vf)_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)words, 16))); }
-INLINE vf load_i8(const int8_t* p) { return to_floats((vi)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))); }
 INLINE vi load_u8_words(const uint8_t* p) { return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
 // The low byte of each word; the words must be within -128..127.
 INLINE void store_i8(int8_t* p, vi x) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8((__m512i)x)); }
@@ -51,7 +50,9 @@ INLINE void dot(vi& acc, vi w, const int32_t* x) {  // the same four x for every
 constexpr bool NARROW_NIBBLES = false;
 INLINE void dot_nibbles(vi& acc, vi w, vi x) { dot(acc, w, x); }
 INLINE vi nibble_sums(vi acc) { return acc; }
+constexpr bool DOTS_OF_BYTES = true;  // in one instruction
 #else
+constexpr bool DOTS_OF_BYTES = false;
 INLINE void dot(vi& acc, vi w, vi x) {
   __m512i even_w = _mm512_and_si512((__m512i)w, _mm512_set1_epi16(0xff)), odd_w = _mm512_srli_epi16((__m512i)w, 8);
   __m512i even_x = _mm512_srai_epi16(_mm512_slli_epi16((__m512i)x, 8), 8), odd_x = _mm512_srai_epi16((__m512i)x, 8);

@@ -55,11 +55,6 @@ INLINE vf f16_high(vi words) {
   for (int i = 0; i < W; i++) x[i] = from_f16((uint32_t)words[i] >> 16);
   return x;
 }
-INLINE vf load_i8(const int8_t* p) {
-  vf x;
-  for (int i = 0; i < W; i++) x[i] = (float)p[i];
-  return x;
-}
 INLINE vi load_u8_words(const uint8_t* p) {
   vi x;
   for (int i = 0; i < W; i++) x[i] = p[i];
@@ -101,4 +96,5 @@ INLINE void dot_nibbles(vi& acc, vi w, vi x) { dot(acc, w, x); }
 #endif
 INLINE void dot(vi& acc, vi w, const int32_t* x) { dot(acc, w, set1_words(*x)); }
 constexpr bool NARROW_NIBBLES = false;
+constexpr bool DOTS_OF_BYTES = false;
 INLINE vi nibble_sums(vi acc) { return acc; }

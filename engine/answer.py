@@ -48,6 +48,11 @@ class Answer:
         return self._output.text
 
     @property
+    def stop_string(self) -> str | None:
+        """Which of the stop strings ended the answer, where one did."""
+        return self._output.stop_string
+
+    @property
     def num_tokens(self) -> int:
         return len(self.pieces)
 

@@ -9,19 +9,29 @@ import contextlib
 import itertools
 import logging
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
 from engine.config import EngineOptions
 from engine.errors import EngineDead, EngineError, GenerationFailed, InvalidRequest, Overloaded, StartError, start_error
-from engine.types import EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenEvent
+from engine.types import (
+    Embedding,
+    EmbedRequest,
+    EngineInfo,
+    EngineStats,
+    FinishReason,
+    GenerateRequest,
+    TokenEvent,
+)
 from engine.wire import (
     Cancel,
+    Embed,
     FrameReader,
     Message,
     Ready,
@@ -43,8 +53,12 @@ RESTART_WINDOW = 600.0
 STOP_SECONDS = 5.0  # for an engine that was asked to end
 
 
+# Starts an engine process, and gives it with our half of the socket pair to it.
+Spawn = Callable[[EngineOptions], tuple["subprocess.Popen[bytes]", socket.socket]]
+
+
 class EngineClient(Protocol):
-    """Five methods; `InlineClient`, `ProcessClient` and the tests' fake engine implement them.
+    """Six methods; `InlineClient`, `ProcessClient` and the tests' fake engine implement them.
 
     `on_step` may be set to what shall see the counters of every step, of which `stats` shows the newest;
     `on_lost` to what shall learn that the engine is gone for good, and why.
@@ -62,6 +76,12 @@ class EngineClient(Protocol):
         Closing the generator early (`aclose`) cancels the request, also while it waits.
         Raises InvalidRequest (it can never fit), Overloaded, GenerationFailed (the engine failed this
         request), EngineDead (the engine process died under it).
+        """
+
+    async def embed(self, request: EmbedRequest) -> Embedding:
+        """The pooled vector of one text. Cancelling the call cancels the request.
+
+        Raises what `generate` raises; InvalidRequest for a text of more than `EngineInfo.max_embed_tokens`.
         """
 
     @property
@@ -82,7 +102,7 @@ class _Client:
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
         self._ids = itertools.count(1)
-        self._open: dict[int, asyncio.Queue[TokenEvent | EngineError]] = {}
+        self._open: dict[int, asyncio.Queue[Any]] = {}  # TokenEvents or an Embedding, or an EngineError
         self._stats = EngineStats()
         self.on_step: Callable[[EngineStats], None] = lambda stats: None
         self.on_lost: Callable[[str], None] = lambda why: None
@@ -100,8 +120,7 @@ class _Client:
         raise NotImplementedError
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
-        if not self._healthy:
-            raise EngineDead("the engine is not running; it is starting, restarting or has been closed")
+        self._check_healthy()
         request_id, finished = next(self._ids), False
         queue: asyncio.Queue[TokenEvent | EngineError] = asyncio.Queue()
         self._open[request_id] = queue
@@ -121,11 +140,35 @@ class _Client:
             if not finished:
                 self._send(Cancel(request_id))
 
+    async def embed(self, request: EmbedRequest) -> Embedding:
+        self._check_healthy()
+        request_id, answered = next(self._ids), False
+        queue: asyncio.Queue[Embedding | EngineError] = asyncio.Queue()
+        self._open[request_id] = queue
+        try:
+            self._send(Embed(request_id, request))
+            answer = await queue.get()
+            answered = True
+        finally:
+            del self._open[request_id]
+            if not answered:
+                self._send(Cancel(request_id))
+        if isinstance(answer, EngineError):
+            raise answer
+        if answer.error is not None:
+            raise GenerationFailed(answer.error)
+        return answer
+
+    def _check_healthy(self) -> None:
+        if not self._healthy:
+            raise EngineDead("the engine is not running; it is starting, restarting or has been closed")
+
     def _deliver(self, reply: Reply) -> None:
         match reply:
             case Step():
                 self._report(reply.stats)
-                for event in reply.events:
+                answers: tuple[TokenEvent | Embedding, ...] = (*reply.events, *reply.embeddings)
+                for event in answers:
                     if (queue := self._open.get(event.request_id)) is not None:
                         queue.put_nowait(event)
             case Refused():
@@ -209,8 +252,9 @@ def _post(loop: asyncio.AbstractEventLoop, call, *arguments: object) -> None:  #
 class ProcessClient(_Client):
     """Runs the engine in a process of its own, watches it, and starts another when it dies or hangs."""
 
-    def __init__(self, options: EngineOptions, hang_seconds: float = HANG_SECONDS) -> None:
+    def __init__(self, options: EngineOptions, hang_seconds: float = HANG_SECONDS, spawn: Spawn | None = None) -> None:
         super().__init__(options)
+        self._spawn = spawn
         self._hang_seconds = hang_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -231,7 +275,7 @@ class ProcessClient(_Client):
     async def _launch(self) -> asyncio.StreamReader:
         from engine.process import spawn
 
-        self._process, connection = spawn(self._options)
+        self._process, connection = (self._spawn or spawn)(self._options)
         connection.setblocking(False)
         reader, self._writer = await asyncio.open_unix_connection(sock=connection)
         self._frames = FrameReader()

@@ -65,13 +65,17 @@ class ServerOptions:
     max_client_batch_size: int = 4
     validation_workers: int = 2
     payload_limit: int = 2_000_000
-    enable_prefill_logprobs: bool = False
+    enable_prefill_logprobs: bool = (
+        False  # only asked with tgi_compat "strict"; else scores of the prompt are always there
+    )
     max_n: int = 8  # answers to one prompt on OpenAI's routes
     disable_grammar_support: bool = False
     logprobs: str = "raw"  # of the model's own distribution, or "processed": after penalties and filters, as TGI's
-    tgi_compat: str = "default"  # or "strict": TGI's behaviour also where ours is better
+    tgi_compat: str = "default"  # or "strict": TGI's behaviour also where ours is better, see engine/server/strict.py
     tool_call_parser: str = "auto"  # llama3, mistral, hermes, json or none; auto = what the chat template shows
     reasoning_parser: str = "auto"  # think or none; auto = what the chat template shows
+    embedding_model_id: str | None = None  # an encoder that answers embedding requests beside the model
+    max_embedding_batch_size: int = 2048  # texts in one such request; OpenAI's limit
     public_info: bool = False  # /info and the model list answer without a key, as TGI's do
     otlp_endpoint: str | None = None
     otlp_service_name: str = "text-generation-inference.router"
@@ -79,3 +83,7 @@ class ServerOptions:
     cors_allow_origin: tuple[str, ...] = ()
     tokenizer_config_path: str | None = None
     graceful_termination_timeout: int = 90
+
+    @property
+    def strict(self) -> bool:
+        return self.tgi_compat == "strict"

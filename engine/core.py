@@ -11,22 +11,41 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from engine.config import EngineOptions
+from engine.constraints import Constraints
 from engine.errors import EngineError, InvalidRequest
 from engine.runtimes import Worker, load_worker
 from engine.sched.plan import ChunkOutput, StepPlan, StepResult
 from engine.sched.request import Request
 from engine.sched.scheduler import Scheduler, Update
-from engine.types import EngineInfo, EngineStats, GenerateRequest, Timings, TokenEvent, TokenScore
+from engine.types import (
+    Embedding,
+    EmbedRequest,
+    EngineInfo,
+    EngineStats,
+    GenerateRequest,
+    SamplingParams,
+    Timings,
+    TokenEvent,
+    TokenScore,
+)
 from engine.validate import check
-from engine.wire import Cancel, Message, Ready, Refused, Reply, StartFailed, Step, Stop, Submit
+from engine.wire import Cancel, Embed, Message, Ready, Refused, Reply, StartFailed, Step, Stop, Submit, Wake
+
+if TYPE_CHECKING:
+    from engine.text.grammar import Compiler
 
 log = logging.getLogger(__name__)
 
+
+NOTHING_NEW = SamplingParams(max_new_tokens=0)  # of a request that is not continued
+Answer = TokenEvent | Embedding | Refused  # what a step has for a request
 
 HEARTBEAT = 1.0  # seconds an idle core waits before it says that it is still there
 
@@ -37,6 +56,10 @@ class Channel:
     def __init__(self, inbox: SimpleQueue[Message], send: Callable[[Reply], None]) -> None:
         self._inbox = inbox
         self.send = send
+
+    def wake(self) -> None:
+        """End a wait. Any thread may call it."""
+        self._inbox.put(Wake())
 
     def receive(self, wait: bool) -> list[Message]:
         """Everything that has arrived; with `wait`, block until something has or a heartbeat is due."""
@@ -49,8 +72,11 @@ class Channel:
         return messages
 
 
-def serve(options: EngineOptions, channel: Channel) -> None:
-    """The life of an engine: load, say so (or why not), run until told to stop."""
+def serve(options: EngineOptions, channel: Channel, *, warm: bool = False) -> None:
+    """The life of an engine: load, say so (or why not), run until told to stop.
+
+    `warm` prepares for grammars before the first one comes: other requests might have to wait for that.
+    """
     try:
         core = EngineCore(load_worker(options), options)
     except EngineError as error:
@@ -59,6 +85,8 @@ def serve(options: EngineOptions, channel: Channel) -> None:
     except MemoryError:
         channel.send(StartFailed("StartError", "there is not enough memory to load the model"))
         return
+    if warm and not core.info.is_encoder:
+        core.constraints.warm()
     channel.send(Ready(msgspec.structs.replace(core.info, pid=os.getpid())))
     try:
         core.run(channel)
@@ -73,6 +101,7 @@ class _Open:
     arrived: float
     seed: int
     prompt_len: int
+    embeds: bool = False
     prompt_known: int = 0  # prompt tokens computed so far, or found in the prefix cache
     started: float | None = None
     first_token: float | None = None
@@ -95,11 +124,19 @@ class EngineCore:
         )
         self.max_total_tokens = min(self.max_total_tokens, self._scheduler.capacity)
         self._options = options
+        self.constraints = Constraints(self._grammar_compiler)
         self._open: dict[int, _Open] = {}
+        self._compiling: dict[int, Request] = {}  # admitted when their grammars have been compiled
         self._steps = self._prompt_tokens = self._generated = self._drafted = self._accepted = 0
         self._step_seconds, self._step_size = 0.0, 0
         self._step_prefill = self._step_failed = False
         self._stopping = False
+
+    def _grammar_compiler(self) -> "Compiler":
+        from engine.text.grammar import Compiler
+
+        worker = self._worker.info
+        return Compiler.load(Path(self._options.model.path), worker.vocab_size, worker.eos_token_ids)
 
     @property
     def info(self) -> EngineInfo:
@@ -118,6 +155,12 @@ class EngineCore:
             num_parameters=worker.num_parameters,
             weight_bytes=worker.weight_bytes,
             kv_bytes=worker.kv_bytes,
+            is_encoder=worker.is_encoder,
+            embedding_size=worker.embedding_size,
+            pooling=worker.pooling,
+            normalizes=worker.normalizes,
+            max_embed_tokens=self._scheduler.max_embed_tokens,
+            embed_truncation=min(worker.embed_truncation or worker.max_context, self._scheduler.max_embed_tokens),
         )
 
     @property
@@ -144,19 +187,25 @@ class EngineCore:
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler.has_work
+        return self._scheduler.has_work or self.constraints.compiling
 
     def run(self, channel: Channel) -> None:
         """Serve until a Stop arrives. An idle core sends an empty step now and then: its heartbeat."""
+        self.constraints.on_compiled = channel.wake
         while not self._stopping:
-            self._drain(channel, wait=not self.has_work)
-            events = self.step(lambda: self._drain(channel, wait=False))
-            channel.send(Step(tuple(events), self.stats))
+            self._drain(channel, wait=not self._scheduler.has_work)
+            answers = self.step(lambda: self._drain(channel, wait=False))
+            events = tuple(answer for answer in answers if isinstance(answer, TokenEvent))
+            for refused in answers:
+                if isinstance(refused, Refused):
+                    channel.send(refused)
+            embeddings = tuple(answer for answer in answers if isinstance(answer, Embedding))
+            channel.send(Step(events, self.stats, embeddings))
 
     def _drain(self, channel: Channel, wait: bool) -> None:
         for message in channel.receive(wait):
             match message:
-                case Submit():
+                case Submit() | Embed():
                     try:
                         self.add(message.request_id, message.request)
                     except EngineError as error:
@@ -166,7 +215,7 @@ class EngineCore:
                 case Stop():
                     self._stopping = True
 
-    def add(self, request_id: int, request: GenerateRequest) -> None:
+    def add(self, request_id: int, request: GenerateRequest | EmbedRequest) -> None:
         """Queue a request. Raises InvalidRequest if it can never run, Overloaded if the queue is full."""
         worker = self._worker.info
         if not request.prompt:
@@ -174,55 +223,103 @@ class EngineCore:
         if not 0 <= min(request.prompt) <= max(request.prompt) < worker.vocab_size:
             bad = next(token for token in request.prompt if not 0 <= token < worker.vocab_size)
             raise InvalidRequest(f"token id {bad} is outside the vocabulary of {worker.vocab_size}")
+        if isinstance(request, EmbedRequest):
+            return self._add_text(request_id, request)
+        if worker.is_encoder:
+            raise InvalidRequest(
+                f"{worker.architecture} is an encoder: it turns text into vectors and cannot generate; "
+                "ask for embeddings, or load a model that generates"
+            )
         params = request.params
         check(params, worker.vocab_size)
         if params.seed is None:
             params = msgspec.structs.replace(params, seed=secrets.randbits(64))
+        # The end tokens of a text that matches its grammar are all that can follow it: they cannot be ignored.
+        ignore_eos = params.ignore_eos and params.grammar is None
+        made = Request(
+            id=request_id,
+            tokens=list(request.prompt),
+            prompt_len=len(request.prompt),
+            params=params,
+            eos_ids=frozenset(() if ignore_eos else worker.eos_token_ids),
+            priority=request.priority,
+            tenant=request.tenant,
+            salt=request.salt,
+        )
+        if params.grammar is None:
+            self._scheduler.add(made)
+        elif request_id in self._open:
+            raise InvalidRequest(f"request id {request_id} is in use")
+        else:
+            self.constraints.compile(request_id, params.grammar)
+            self._compiling[request_id] = made
+        assert params.seed is not None
+        self._open[request_id] = _Open(self._clock(), params.seed, len(request.prompt))
+
+    def _add_text(self, request_id: int, request: EmbedRequest) -> None:
         self._scheduler.add(
             Request(
                 id=request_id,
                 tokens=list(request.prompt),
                 prompt_len=len(request.prompt),
-                params=params,
-                eos_ids=frozenset(() if params.ignore_eos else worker.eos_token_ids),
+                params=NOTHING_NEW,
                 priority=request.priority,
                 tenant=request.tenant,
-                salt=request.salt,
+                embed=True,
+                bidirectional=self._worker.info.is_encoder,
             )
         )
-        assert params.seed is not None
-        self._open[request_id] = _Open(self._clock(), params.seed, len(request.prompt))
+        self._open[request_id] = _Open(self._clock(), 0, len(request.prompt), embeds=True)
 
     def cancel(self, request_id: int) -> None:
         """Forget a request, wherever it is. Unknown ids are ignored: it may just have finished."""
         self._scheduler.cancel(request_id)
         self._open.pop(request_id, None)
+        self._compiling.pop(request_id, None)
+        self.constraints.drop(request_id)
 
-    def step(self, drain: Callable[[], None] = lambda: None) -> list[TokenEvent]:
+    def step(self, drain: Callable[[], None] = lambda: None) -> list[Answer]:
         """One step, if there is work. `drain` is called while its results wait, so a cancel beats the commit."""
+        answers: list[Answer] = [*self._admit_compiled()]
         plan = self._scheduler.schedule()
         if plan is None:
-            return []
+            return answers
         began = self._clock()
         for enter in plan.enter:
             opened = self._open[enter.request_id]
             opened.started = opened.started or began
         try:
-            result = self._worker.execute(plan)
+            result = self._worker.execute(plan, self.constraints.masks(plan))
         except Exception as error:
             log.exception("step %d failed", plan.step)
             self._count(plan, self._clock() - began, failed=True)
             drain()
             updates = self._scheduler.abort_step(f"the engine failed in step {plan.step}: {error}")
-            return [self._event(update, ChunkOutput(), self._clock()) for update in updates]
+            return answers + [self._event(update, ChunkOutput(), self._clock()) for update in updates]
         ended = self._clock()
         self._count(plan, ended - began)
         drain()
         self._collect_scores(plan, result)
         updates = self._scheduler.commit(result)
-        return [self._event(update, result.outputs.get(update.request_id, ChunkOutput()), ended) for update in updates]
+        outputs = result.outputs
+        return answers + [self._event(each, outputs.get(each.request_id, ChunkOutput()), ended) for each in updates]
+
+    def _admit_compiled(self) -> list[Refused]:
+        """Queue the requests whose grammars have been compiled; return those that cannot be."""
+        refused = []
+        for request_id, error in self.constraints.compiled():
+            request = self._compiling.pop(request_id)
+            try:
+                if error is not None:
+                    raise error
+                self._scheduler.add(request)
+            except EngineError as reason:
+                refused.append(Refused(request_id, type(reason).__name__, str(reason)))
+                self.cancel(request_id)
+        return refused
 
     def close(self) -> None:
+        self.constraints.close()
         self._worker.close()
 
     def _count(self, plan: StepPlan, seconds: float, failed: bool = False) -> None:
@@ -248,9 +345,17 @@ class EngineCore:
             opened.prompt_logprobs += output.prompt_logprobs[known:]
             opened.prompt_top += output.prompt_top[known:]
 
-    def _event(self, update: Update, output: ChunkOutput, now: float) -> TokenEvent:
+    def _event(self, update: Update, output: ChunkOutput, now: float) -> TokenEvent | Embedding:
         kept = len(update.tokens)
         opened = self._open[update.request_id]
+        if opened.embeds:
+            del self._open[update.request_id]
+            return Embedding(
+                request_id=update.request_id,
+                vector=update.embedding,
+                error=update.error,
+                timings=_timings(opened, now, 0),
+            )
         first = opened.first_token is None and kept > 0
         if first:
             opened.first_token = now
@@ -260,6 +365,9 @@ class EngineCore:
         finished = update.finish_reason is not None
         if finished:
             del self._open[update.request_id]
+            self.constraints.drop(update.request_id)
+        else:
+            self.constraints.advance(update.request_id, update.tokens)
         return TokenEvent(
             request_id=update.request_id,
             tokens=tuple(update.tokens),

@@ -37,8 +37,12 @@ WANTED = [
     "chat_template.json",
     "quantize_config.json",
     "quant_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "*_Pooling/config.json",
 ]
-UNWANTED = ["*/*", "consolidated*"]  # folders hold other formats; consolidated files are a second copy of the weights
+# Folders hold the weights in other formats; consolidated files are a second copy of them.
+UNWANTED = ["*/*.safetensors", "*/*.safetensors.index.json", "consolidated*"]
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)

@@ -5,6 +5,7 @@
     with LLM() as llm:  # the built-in model
         [answer] = llm.generate(["What is a river?"], SamplingParams(max_new_tokens=32))
         print(answer.text)
+        [vector] = llm.embed(["A river is wide."])
 
 Within asyncio, `async with LLM() as llm` and `async for piece in llm.stream(prompt)` do the same piece by piece.
 """
@@ -18,10 +19,11 @@ from typing import Self, TypeVar
 from engine.answer import Answer
 from engine.client import InlineClient
 from engine.config import CacheOptions, EngineOptions, ModelOptions, SchedulerOptions, SpecOptions
+from engine.embedding import finished
 from engine.hub import builtin_model_path, resolve
 from engine.text.output import Piece
 from engine.text.tokenizer import Tokenizer
-from engine.types import EngineInfo, FinishReason, GenerateRequest, SamplingParams, TokenScore
+from engine.types import EmbedRequest, EngineInfo, FinishReason, GenerateRequest, SamplingParams, TokenScore
 
 DEFAULT_PARAMS = SamplingParams()
 
@@ -149,8 +151,48 @@ class LLM:
                 tasks = [group.create_task(_finish(answer)) for answer in answers]
             return [task.result() for task in tasks]
 
+        return self._run_group(run())
+
+    def embed(
+        self,
+        texts: Sequence[Prompt],
+        *,
+        normalize: bool | None = None,
+        dimensions: int | None = None,
+        truncate: bool = False,
+    ) -> list[list[float]]:
+        """The vectors of all texts, in their order. For programs that do not use asyncio themselves.
+
+        An encoder pools as its own configuration says, a model that generates takes its last token's hidden state.
+        `normalize` brings vectors to length 1 (None: if the model's configuration says so), `dimensions` takes the
+        first numbers only, and `truncate` cuts texts to the length the model was made for. Token ids are embedded as
+        they are, so that special tokens must be among them.
+        """
+        if isinstance(texts, str):
+            texts = [texts]
+
+        async def run() -> list[list[float]]:
+            info = await self.start()
+            normal = info.normalizes if normalize is None else normalize
+            requests = [
+                EmbedRequest(prompt=tuple(self._encode(text, info.embed_truncation if truncate else None)))
+                for text in texts
+            ]
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._client.embed(request)) for request in requests]
+            return [finished(task.result().vector, normalize=normal, dimensions=dimensions).tolist() for task in tasks]
+
+        return self._run_group(run())
+
+    def _encode(self, text: Prompt, limit: int | None) -> Sequence[int]:
+        if not isinstance(text, str):
+            return text[:limit]
+        return self.tokenizer.encode(text) if limit is None else self.tokenizer.encode_cut(text, limit)
+
+    def _run_group(self, work: Coroutine[object, object, T]) -> T:
+        """Run it, and raise the first error of its tasks."""
         try:
-            return self._run(run())
+            return self._run(work)
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
 

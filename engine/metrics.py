@@ -19,6 +19,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 DURATION_BUCKETS = tuple(accumulate(repeat(1.5, 35), mul, initial=0.0001))[1:]  # 0.15 ms to 146 s
 BATCH_SIZE_BUCKETS = tuple(float(size) for size in range(1, 1025))
 FAILURES = ("overloaded", "validation", "generation", "incomplete", "template", "dropped")
+EMBEDDING_FAILURES = ("overloaded", "validation", "batch_size", "generation", "dropped")
 CONCAT_REASONS = ("backpressure", "wait_exceeded", "chunking")
 METHODS = ("prefill", "decode")
 QUANTILES = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0)
@@ -144,6 +145,19 @@ class Summary(Metric):
         yield self._sample("_count", "", self._count)
 
 
+class Alias(Metric):
+    """Another metric under the name that some dashboards know it by."""
+
+    def __init__(self, name: str, metric: Metric) -> None:
+        super().__init__(name, f"The same as {metric.name}", metric.label, metric.known)
+        self.kind = metric.kind
+        self._metric = metric
+
+    def samples(self) -> Iterator[str]:
+        for line in self._metric.samples():
+            yield self.name + line.removeprefix(self._metric.name)
+
+
 def _escape_label(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
@@ -177,11 +191,12 @@ class Metrics:
     `max_input_tokens` and `info.max_total_tokens` bound the linear buckets of the length histograms.
     """
 
-    def __init__(self, info: EngineInfo, max_input_tokens: int) -> None:
+    def __init__(self, info: EngineInfo, max_input_tokens: int, max_embed_tokens: int = 0) -> None:
         self._all: list[Metric] = []
         self._declare_requests(max_input_tokens, info.max_total_tokens)
         self._declare_batches()
         self._declare_engine()
+        self._declare_embeddings(max_embed_tokens or info.max_embed_tokens)
         self.batch_max_total_tokens.set(info.num_blocks * info.block_size)
         self.kv_blocks_total.set(info.num_blocks)
         self._last_step = 0
@@ -193,6 +208,7 @@ class Metrics:
         self.request_success = counter("request_success", "Requests answered in full")
         self.request_failure = counter("request_failure", "Requests that failed, by reason", "err", FAILURES)
         self.request_duration = duration("request_duration", "Seconds from arrival to the end of the answer")
+        self._add(Alias("tgi_request_duration_seconds", self.request_duration))
         self.request_validation_duration = duration(
             "request_validation_duration", "Seconds to check, template and tokenize a request"
         )
@@ -224,6 +240,7 @@ class Metrics:
             "batch_next_size", "Requests running in steps that compute prompt tokens", BATCH_SIZE_BUCKETS
         )
         self.batch_current_size = gauge("batch_current_size", "Requests running")
+        self._add(Alias("tgi_batch_size", self.batch_current_size))
         self.batch_current_max_tokens = gauge("batch_current_max_tokens", "Tokens the running requests may grow to")
         self.batch_max_total_tokens = gauge("batch_max_total_tokens", "Tokens the KV cache holds")
         self.queue_size = gauge("queue_size", "Requests waiting for their first step")
@@ -249,13 +266,46 @@ class Metrics:
         counter, gauge = self._counter, self._gauge
         self.kv_blocks_used = gauge("kv_blocks_used", "Blocks of the KV cache that requests hold")
         self.kv_blocks_total = gauge("kv_blocks_total", "Usable blocks of the KV cache")
+        self.kv_usage = gauge("kv_usage", "Share of the KV cache that requests hold, 0 to 1")
         self.engine_steps = counter("engine_steps", "Steps of the engine")
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens computed or found in the prefix cache")
         self.generated_tokens = counter("generated_tokens", "Tokens generated")
         self.prefix_cache_hit_tokens = counter("prefix_cache_hit_tokens", "Prompt tokens found in the prefix cache")
+        self.prefix_cache_hit_rate = gauge(
+            "prefix_cache_hit_rate", "Share of all prompt tokens that were found in the prefix cache, 0 to 1"
+        )
         self.preemptions = counter("preemptions", "Running requests put back in the queue to free blocks")
         self.draft_tokens = counter("draft_tokens", "Draft tokens verified")
         self.accepted_draft_tokens = counter("accepted_draft_tokens", "Draft tokens the model agreed with")
+
+    def _declare_embeddings(self, max_embed_tokens: int) -> None:
+        """Those of text-embeddings-inference."""
+        methods = ("single", "batch")
+        self.embed_count = self._add(
+            Counter("te_request_count", "Requests for embeddings, of one text or of several", "method", methods)
+        )
+        self.embed_success = self._add(
+            Counter("te_request_success", "Such requests answered in full", "method", methods)
+        )
+        self.embed_failure = self._add(
+            Counter("te_request_failure", "Such requests that failed, by reason", "err", EMBEDDING_FAILURES)
+        )
+        self.embed_duration = self._embed_duration("duration", "from arrival to the answer")
+        self.embed_tokenization_duration = self._embed_duration("tokenization_duration", "to check and tokenize")
+        self.embed_queue_duration = self._embed_duration("queue_duration", "in the engine's queue")
+        self.embed_inference_duration = self._embed_duration("inference_duration", "from there to the last vector")
+        self.embed_input_length = self._add(
+            Histogram("te_request_input_length", "Tokens of a text to embed", _linear(max(1, max_embed_tokens)))
+        )
+        self.embed_queue_size = self._add(Gauge("te_queue_size", "Requests waiting in the engine that embeds"))
+
+    def observe_embedding(self, tokenization: float, queue: float, inference: float, lengths: Iterable[int]) -> None:
+        """Record an answered request: seconds, and the tokens of its texts."""
+        self.embed_tokenization_duration.observe(tokenization)
+        self.embed_queue_duration.observe(queue)
+        self.embed_inference_duration.observe(inference)
+        for length in lengths:
+            self.embed_input_length.observe(length)
 
     def observe_step(self, stats: EngineStats) -> None:
         """Record a step of the engine. A report without a new one, such as a heartbeat, changes nothing."""
@@ -271,16 +321,19 @@ class Metrics:
         if stats.step_prefill:
             self.batch_next_size.observe(stats.step_size)
 
-    def exposition(self, stats: EngineStats) -> str:
-        """The page at `/metrics`."""
+    def exposition(self, stats: EngineStats, embedding: EngineStats | None = None) -> str:
+        """The page at `/metrics`. `embedding` is of the engine that embeds, where it is another one."""
+        self.embed_queue_size.set((embedding or stats).waiting)
         self.queue_size.set(stats.waiting)
         self.batch_current_size.set(stats.running)
         self.batch_current_max_tokens.set(stats.batch_max_tokens)
         self.kv_blocks_used.set(stats.blocks_used)
+        self.kv_usage.set(stats.blocks_used / max(1, self.kv_blocks_total.value()))
         self.engine_steps.set(stats.steps)
         self.prompt_tokens.set(stats.prompt_tokens)
         self.generated_tokens.set(stats.generated_tokens)
         self.prefix_cache_hit_tokens.set(stats.cached_tokens)
+        self.prefix_cache_hit_rate.set(stats.cached_tokens / max(1, stats.prompt_tokens))
         self.preemptions.set(stats.preemptions)
         self.draft_tokens.set(stats.drafted_tokens)
         self.accepted_draft_tokens.set(stats.accepted_tokens)
@@ -292,6 +345,9 @@ class Metrics:
 
     def _counter(self, name: str, help: str, label: str = "", known: Iterable[str] = ()) -> Counter:
         return self._add(Counter(f"tgi_{name}", help, label, known))
+
+    def _embed_duration(self, name: str, what: str) -> Histogram:
+        return self._add(Histogram(f"te_request_{name}", f"Seconds of such a request {what}", DURATION_BUCKETS))
 
     def _gauge(self, name: str, help: str) -> Gauge:
         return self._add(Gauge(f"tgi_{name}", help))

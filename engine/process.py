@@ -66,7 +66,7 @@ def main() -> None:
     threading.Thread(target=read, daemon=True).start()
     from engine.core import Channel, serve
 
-    serve(options, Channel(inbox, send))
+    serve(options, Channel(inbox, send), warm=True)
 
 
 def _frames(connection: socket.socket) -> Iterator[bytes]:

@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+Pooling = Literal["mean", "cls", "max", "last"]  # the hidden states' mean or maximum, or the first or last token's
+
 
 class FinishReason(StrEnum):
     """Why a generation ended; the first three values are what TGI puts on the wire."""
@@ -47,7 +49,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit)
     seed: int | None = None  # 64 bits; None = drawn at admission, so workers always see a number
     grammar: Grammar | None = None  # only tokens that can still lead to a match are drawn
-    ignore_eos: bool = False  # the model's end tokens neither stop nor count as special
+    ignore_eos: bool = False  # the model's end tokens neither stop nor count as special; not with a grammar
     stop_token_ids: tuple[int, ...] = ()  # end the text as an end token does, also with ignore_eos
     logprobs: bool = False
     raw_logprobs: bool = False  # of the model's own distribution (OpenAI), not after the warpers (TGI)
@@ -63,6 +65,14 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0  # lower runs first
     tenant: int = 0  # whom the fairness policy counts this request for
     salt: bytes = b""  # requests with different salts never share cached blocks
+
+
+class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One text to be turned into a vector. It is computed whole, in one step; nothing of it is kept."""
+
+    prompt: tuple[int, ...]  # with the tokenizer's special tokens
+    priority: int = 0  # lower runs first
+    tenant: int = 0  # whom the fairness policy counts this request for
 
 
 class TokenScore(msgspec.Struct, frozen=True, array_like=True):
@@ -103,6 +113,15 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True):
     timings: Timings | None = None  # set on the event with the first token and on the last
 
 
+class Embedding(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to an EmbedRequest. `engine.embedding` brings the vector to length 1 or to fewer numbers."""
+
+    request_id: int
+    vector: bytes = b""  # [EngineInfo.embedding_size] float32, little endian: pooled, nothing else
+    error: str | None = None  # set where there is no vector
+    timings: Timings
+
+
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a loaded engine can do; sent once, when it is ready."""
 
@@ -120,6 +139,12 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int
     kv_bytes: int
     pid: int = 0
+    is_encoder: bool = False  # it embeds, and cannot generate
+    embedding_size: int = 0  # numbers of a vector
+    pooling: Pooling = "last"  # what a vector is made of
+    normalizes: bool = False  # the model's own configuration asks for vectors of length 1
+    max_embed_tokens: int = 0  # of one text, special tokens included
+    embed_truncation: int = 0  # what a text is cut to by one who asks for that: the length the model was made for
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

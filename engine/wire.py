@@ -9,7 +9,7 @@ import struct
 
 import msgspec
 
-from engine.types import EngineInfo, EngineStats, GenerateRequest, TokenEvent
+from engine.types import Embedding, EmbedRequest, EngineInfo, EngineStats, GenerateRequest, TokenEvent
 
 HEADER = struct.Struct("<I")
 MAX_FRAME = 1 << 30
@@ -20,6 +20,11 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     request: GenerateRequest
 
 
+class Embed(msgspec.Struct, frozen=True, tag=True):
+    request_id: int
+    request: EmbedRequest
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     request_id: int
 
@@ -28,7 +33,11 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """End the engine; what still runs is dropped."""
 
 
-Message = Submit | Cancel | Stop
+class Wake(msgspec.Struct, frozen=True, tag=True):
+    """From one thread of an engine to another: look again, something has become ready."""
+
+
+Message = Submit | Embed | Cancel | Stop | Wake
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -55,6 +64,7 @@ class Step(msgspec.Struct, frozen=True, tag=True):
 
     events: tuple[TokenEvent, ...]
     stats: EngineStats
+    embeddings: tuple[Embedding, ...] = ()
 
 
 Reply = Ready | StartFailed | Refused | Step

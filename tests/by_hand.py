@@ -11,6 +11,7 @@ from engine.types import SamplingParams
 
 EOS = 0
 WORD = 7  # what is sampled where nothing else is said
+VECTOR = b"\0\0\x80?"
 
 
 def scheduler(*, blocks: int = 100, block_size: int = 4, prefix_caching: bool = True, **options: Any) -> Scheduler:
@@ -46,6 +47,19 @@ def ask(
     )
 
 
+def text(request_id: int, prompt: Sequence[int], *, priority: int = 0) -> Request:
+    """One to embed."""
+    return Request(
+        id=request_id,
+        tokens=list(prompt),
+        prompt_len=len(prompt),
+        params=SamplingParams(max_new_tokens=0),
+        priority=priority,
+        embed=True,
+        bidirectional=True,
+    )
+
+
 def words(count: int, first: int = 100) -> list[int]:
     """A prompt of so many different tokens."""
     return list(range(first, first + count))
@@ -58,10 +72,16 @@ def planned(s: Scheduler) -> StepPlan:
 
 
 def answer(s: Scheduler, plan: StepPlan, outputs: Mapping[int, ChunkOutput] | None = None) -> dict[int, Update]:
-    """Commit the plan; where `outputs` says nothing, a sampling chunk gets one WORD. Updates by request id."""
+    """Commit the plan; where `outputs` says nothing, a sampling chunk gets one WORD, and a text to embed a vector.
+
+    Returns updates by request id.
+    """
     told = outputs or {}
     results = {
-        chunk.request_id: told.get(chunk.request_id, ChunkOutput(tokens=(WORD,) if chunk.sample else ()))
+        chunk.request_id: told.get(
+            chunk.request_id,
+            ChunkOutput(tokens=(WORD,) if chunk.sample else (), embedding=VECTOR if chunk.embed else b""),
+        )
         for chunk in plan.chunks
     }
     return {update.request_id: update for update in s.commit(StepResult(plan.step, results))}

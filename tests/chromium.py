@@ -66,10 +66,10 @@ class Page:
         )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
 
-    def open(self, path: Path) -> None:
-        """Returns when the page and its scripts have run."""
+    def open(self, address: Path | str) -> None:
+        """Go to a file or a URL. Returns when the page and its scripts have run."""
         self.loaded = False
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=address.as_uri() if isinstance(address, Path) else address)
         while not self.loaded:
             self.browser.pump()
 
@@ -82,6 +82,23 @@ class Page:
     def settle(self) -> None:
         """Wait until what was asked for is painted."""
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def until(self, condition: str) -> None:
+        """Wait until an expression is true, looked at with every frame."""
+        self.evaluate(f"""new Promise((done) => {{
+          const look = () => ({condition}) ? done() : requestAnimationFrame(look);
+          look();
+        }})""")
+
+    def write(self, text: str) -> None:
+        """Into what has the focus, as from a keyboard."""
+        self.call("Input.insertText", text=text)
+
+    def press(self, key: str, code: int, text: str = "") -> None:
+        """A key down and up again; `code` is its virtual key code, `text` what it writes."""
+        named = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **named)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **named)
 
     def drag(self, start: float, end: float, y: float) -> None:
         """Press the button at `start`, move to `end`, let go; CSS pixels of the window."""

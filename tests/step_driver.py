@@ -116,11 +116,13 @@ class RecordingSampler:
         self._sampler = sampler
         self.rows: dict[tuple[int, ...], bytes] = {}
 
-    def sample(self, logits: Any, params: SamplingParams, tokens: Sequence[int], prompt_len: int) -> Choice:
+    def sample(
+        self, logits: Any, params: SamplingParams, tokens: Sequence[int], prompt_len: int, allowed: Any = None
+    ) -> Choice:
         row = logits.tobytes()
         context = tuple(map(int, tokens))
         assert self.rows.setdefault(context, row) == row, f"other logits after {len(context)} tokens"
-        return self._sampler.sample(logits, params, tokens, prompt_len)
+        return self._sampler.sample(logits, params, tokens, prompt_len, allowed)
 
     def score(self, logits: Any, token: int, top_n: int = 0) -> tuple[float, tuple[TokenScore, ...]]:
         return self._sampler.score(logits, token, top_n)

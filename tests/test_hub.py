@@ -21,6 +21,8 @@ FILES = {
     "pytorch_model.bin": b"never",
     "README.md": b"never",
     "onnx/model.safetensors": b"never",
+    "onnx/config.json": b"never",
+    "1_Pooling/config.json": b'{"pooling_mode": "cls"}',
     "modeling.py": b"never",
 }
 
@@ -82,13 +84,10 @@ def test_a_file_is_not_a_model(tmp_path: Path, cache: Path) -> None:
 def test_only_weights_tokenizer_and_configuration_arrive(hub: FakeHub, cache: Path) -> None:
     reported: list[tuple[int, int]] = []
     folder = resolve("acme/tiny", cache_dir=cache, progress=lambda done, total: reported.append((done, total)))
-    assert sorted(str(file.relative_to(folder)) for file in folder.rglob("*")) == [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-    ]
+    arrived = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if not file.is_dir())
+    assert arrived == ["1_Pooling/config.json", "config.json", "model.safetensors", "tokenizer.json"]
     assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
-    size = sum(len(FILES[name]) for name in ("config.json", "tokenizer.json", "model.safetensors"))
+    size = sum(len(FILES[name]) for name in arrived)
     assert reported[-1] == (size, size)
     assert hub.seen("GET", "/api/models/")[0].headers["authorization"] == f"Bearer {TOKEN}"
 

@@ -56,7 +56,10 @@ NEW = {
     "tgi_generated_tokens": "counter",
     "tgi_prefix_cache_hit_tokens": "counter",
     "tgi_preemptions": "counter",
+    "tgi_kv_usage": "gauge",
+    "tgi_prefix_cache_hit_rate": "gauge",
 }
+ALIASES = {"tgi_request_duration_seconds": "tgi_request_duration", "tgi_batch_size": "tgi_batch_current_size"}
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -144,6 +147,20 @@ def test_every_name_of_tgi_is_there_with_its_type(metrics: Metrics) -> None:
     assert not [name for name in kinds if name.endswith(("_total", "_created")) and name != "tgi_kv_blocks_total"]
 
 
+def test_an_alias_says_the_same_under_another_name(metrics: Metrics) -> None:
+    for seconds in (0.2, 3.0):
+        metrics.request_duration.observe(seconds)
+    kinds, series = parse(metrics.exposition(EngineStats(running=5)))
+    for alias, name in ALIASES.items():
+        assert kinds[alias] == kinds[name]
+        named = {key: value for key, value in series.items() if key[0].removeprefix(name) in SUFFIXES[kinds[name]]}
+        assert named
+        for (sample, labels), value in named.items():
+            assert series[alias + sample.removeprefix(name), labels] == value
+    assert series["tgi_batch_size", ()] == 5
+    assert series["tgi_request_duration_seconds_count", ()] == 2
+
+
 def test_the_buckets_are_tgis(metrics: Metrics) -> None:
     _, series = parse(metrics.exposition(EngineStats()))
     durations = bounds_of(series, "tgi_request_duration")
@@ -181,6 +198,8 @@ def test_the_engines_numbers_are_read_at_the_scrape(metrics: Metrics) -> None:
         "generated_tokens": 50,
         "prefix_cache_hit_tokens": 16,
         "preemptions": 1,
+        "kv_usage": 7 / 256,
+        "prefix_cache_hit_rate": 0.16,
         "draft_tokens": 8,
         "accepted_draft_tokens": 4,
         "batch_current_max_tokens": 99,

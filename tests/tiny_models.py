@@ -75,9 +75,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+# Encoders, which have no logits.
+ENCODERS: dict[str, dict[str, Any]] = {
+    "BertModel": {"model_type": "bert", "num_key_value_heads": None, "bos_token_id": None, "eos_token_id": None},
+    "XLMRobertaModel": {"model_type": "xlm-roberta", "num_key_value_heads": None, "max_position_embeddings": 132},
+}
+
+
 def tiny_config(architecture: str = "LlamaForCausalLM", **overrides: Any) -> dict[str, Any]:
     """A `config.json` of the architecture with a few thousand parameters; an override of None removes a key."""
-    config = _DECODER | CONFIGS[architecture] | {"architectures": [architecture]} | overrides
+    config = _DECODER | (CONFIGS | ENCODERS)[architecture] | {"architectures": [architecture]} | overrides
     return {key: value for key, value in config.items() if value is not None}
 
 

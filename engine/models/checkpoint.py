@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from engine.errors import ModelNotFound, ModelUnsupported
+
+T = TypeVar("T")
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -17,7 +19,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     directory = Path(path)
     if not directory.is_dir():
         raise ModelNotFound(f"there is no model directory '{path}'")
-    config = _read_object(directory / "config.json")
+    config = read_object(directory / "config.json")
     if config is None:
         raise ModelNotFound(f"'{path}' has no config.json; it must be a model directory as Hugging Face lays it out")
     return config
@@ -30,7 +32,7 @@ def eos_token_ids(path: str | Path, config: Mapping[str, Any]) -> tuple[int, ...
     Raises ModelUnsupported where one of these files is corrupt.
     """
     directory = Path(path)
-    generation = _read_object(directory / "generation_config.json") or {}
+    generation = read_object(directory / "generation_config.json") or {}
     for file, source in (
         ("generation_config.json", generation),
         ("config.json", config),
@@ -38,7 +40,7 @@ def eos_token_ids(path: str | Path, config: Mapping[str, Any]) -> tuple[int, ...
     ):
         if isinstance(source, Mapping) and source.get("eos_token_id") is not None:
             return _token_ids(source["eos_token_id"], file)
-    name = (_read_object(directory / "tokenizer_config.json") or {}).get("eos_token")
+    name = (read_object(directory / "tokenizer_config.json") or {}).get("eos_token")
     if isinstance(name, Mapping):
         name = name.get("content")
     token = _tokens(directory).get(name) if isinstance(name, str) else None
@@ -91,10 +93,15 @@ def _token_ids(value: Any, file: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ids))
 
 
-def _read_object(file: Path) -> dict[str, Any] | None:
-    """The JSON object in `file`, or None where there is no such file."""
+def read_object(file: Path) -> dict[str, Any] | None:
+    """The JSON object in `file`, or None where there is no such file. Raises ModelUnsupported."""
+    return read_json(file, dict[str, Any])
+
+
+def read_json(file: Path, type: type[T]) -> T | None:
+    """What `file` holds, or None where there is no such file. Raises ModelUnsupported where it is of another type."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        return msgspec.json.decode(file.read_bytes(), type=type)
     except FileNotFoundError:
         return None
     except (OSError, RecursionError, msgspec.MsgspecError, UnicodeDecodeError) as error:

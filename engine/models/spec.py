@@ -1,11 +1,12 @@
-"""`ModelSpec`: everything a runtime must know of a decoder, as one flat frozen record.
+"""`ModelSpec`: everything a runtime must know of a decoder or an encoder, as one flat frozen record.
 
 A family file turns a Hugging Face `config.json` into a `ModelSpec` and says where in the checkpoint each
 parameter lies (`Source`). Runtimes read only these two; no runtime knows a family by name.
 
-Parameters have canonical names: `embed.weight`, `positions.weight`, `final_norm.weight`, `head.weight`, and for
-layer i `layers.{i}.` + `input_norm`, `q`, `k`, `v`, `q_norm`, `k_norm`, `o`, `post_attention_norm`,
-`pre_mlp_norm`, `gate`, `up`, `down`, `post_mlp_norm`, each with `.weight` and, where the spec says so, `.bias`.
+Parameters have canonical names: `embed.weight`, `positions.weight`, `token_types.weight`, `embedding_norm.weight`,
+`final_norm.weight`, `head.weight`, and for layer i `layers.{i}.` + `input_norm`, `q`, `k`, `v`, `q_norm`, `k_norm`,
+`o`, `post_attention_norm`, `pre_mlp_norm`, `gate`, `up`, `down`, `post_mlp_norm`, each with `.weight` and, where the
+spec says so, `.bias`.
 Linear weights are `[out, in]`.
 """
 
@@ -47,12 +48,17 @@ class ModelSpec:
     layers: tuple[LayerSpec, ...]
     ropes: tuple[RopeSpec, ...] = ()
     learned_positions: int | None = None  # rows of a learned position table that is added to the embedding
+    position_offset: int = 0  # the row of position 0 (RoBERTa)
+    token_types: int | None = None  # rows of a table whose first one is added to the embedding of every token (BERT)
+    causal: bool = True  # or an encoder: every token sees all others, and there is neither final norm nor head
 
     norm: Literal["rms", "layer"] = "rms"  # layer norms have a bias
     norm_eps: float
     norm_unit_offset: bool = False  # the stored weight is the scale minus 1 (gemma)
     pre_norm: bool = True  # norms on the input of attention and MLP
     post_norm: bool = False  # norms on their output, before the residual is added
+    residual_norm: bool = False  # norms on the residual after each addition, by the names of `post_norm` (BERT)
+    embedding_norm: bool = False  # a norm on the sum of the embeddings
     parallel_residual: bool = False  # attention and MLP both read the layer's input
     qk_norm: Literal["none", "head", "full"] = "none"  # over each head, or over all heads at once
 
@@ -74,6 +80,15 @@ class ModelSpec:
     @property
     def num_layers(self) -> int:
         return len(self.layers)
+
+    @property
+    def kv_layers(self) -> int:
+        """Layers that have pages of their own. Those of an encoder share them: nobody reads a layer's again."""
+        return self.num_layers if self.causal else 1
+
+    def kv_layer(self, layer: int) -> int:
+        """The pages of a layer."""
+        return layer if self.causal else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +124,8 @@ def parameters(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"embed.weight": (spec.vocab_size, hidden)}
     if spec.learned_positions is not None:
         shapes["positions.weight"] = (spec.learned_positions, hidden)
+    if spec.token_types is not None:
+        shapes["token_types.weight"] = (spec.token_types, hidden)
 
     def norm(name: str, size: int) -> None:
         shapes[f"{name}.weight"] = (size,)
@@ -120,12 +137,14 @@ def parameters(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
         if bias:
             shapes[f"{name}.bias"] = (out,)
 
+    if spec.embedding_norm:
+        norm("embedding_norm", hidden)
     for i in range(spec.num_layers):
         layer = f"layers.{i}."
         if spec.pre_norm:
             norm(layer + "input_norm", hidden)
             norm(layer + "pre_mlp_norm", hidden)
-        if spec.post_norm:
+        if spec.post_norm or spec.residual_norm:
             norm(layer + "post_attention_norm", hidden)
             norm(layer + "post_mlp_norm", hidden)
         linear(layer + "q", heads * dim, hidden, spec.qkv_bias)
@@ -140,6 +159,8 @@ def parameters(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
             linear(layer + "gate", spec.intermediate_size, hidden, spec.mlp_bias)
         linear(layer + "up", spec.intermediate_size, hidden, spec.mlp_bias)
         linear(layer + "down", hidden, spec.intermediate_size, spec.mlp_bias)
+    if not spec.causal:
+        return shapes
     norm("final_norm", hidden)
     if not spec.tied:
         linear("head", spec.vocab_size, hidden, False)

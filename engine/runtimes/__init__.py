@@ -7,9 +7,13 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.config import EngineOptions, ModelOptions
 from engine.errors import ConfigError
 from engine.sched.plan import StepPlan, StepResult
+from engine.types import Pooling
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +33,30 @@ class WorkerInfo:
     num_parameters: int
     weight_bytes: int
     kv_bytes: int
+    is_encoder: bool = False  # computes texts to embed only, each as one bidirectional chunk
+    embedding_size: int = 0
+    pooling: Pooling = "last"
+    normalizes: bool = False
+    embed_truncation: int | None = None  # see EngineInfo; None = max_context
+
+
+class Masks(Protocol):
+    """The tokens that grammars allow in one step. They are being computed when a worker gets them."""
+
+    def rows(self, request_id: int) -> NDArray[np.uint32] | None:
+        """`[num_draft + 1, at least ceil(vocab_size / 32)]`: a bit for each token, the lowest id in the lowest bit.
+
+        Row i is for the token after i drafts. None where the request has no grammar. Waits, so that it should be
+        called once there are logits. Raises GenerationFailed, which ends the request.
+        """
 
 
 class Worker(Protocol):
     @property
     def info(self) -> WorkerInfo: ...
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Apply `leave` and `enter`, compute every chunk, sample where asked.
+    def execute(self, plan: StepPlan, masks: Masks | None = None) -> StepResult:
+        """Apply `leave` and `enter`, compute every chunk, sample where asked, only tokens that `masks` allow.
 
         What goes wrong for one request (a logit that is not a number, say) is reported in its
         `ChunkOutput.error`; an exception means that the whole step failed.

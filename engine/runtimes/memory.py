@@ -15,11 +15,11 @@ GROUP_FILES = (  # the limit and what is used of it, in both versions of the int
 )
 
 
-def count_blocks(options: EngineOptions, block_bytes: int, max_context: int) -> int:
+def count_blocks(options: EngineOptions, block_bytes: int, max_context: int, *, transient: bool = False) -> int:
     """Blocks of the pool, the reserved block 0 included. Raises ConfigError.
 
     `cache.num_blocks` decides, else `scheduler.max_batch_total_tokens`, else the memory at hand; of that never more
-    than all requests together can fill.
+    than all requests together can fill, or, if the cache is `transient` (nothing outlives a step), than one step can.
     """
     block_size = options.cache.block_size
     if block_size < 1:
@@ -43,7 +43,11 @@ def count_blocks(options: EngineOptions, block_bytes: int, max_context: int) -> 
             f"a KV cache of two blocks needs {2 * block_bytes / MEMORY_SHARE / 1e6:.0f} MB of free memory; "
             "choose a smaller block size, or set max_batch_total_tokens to use more of the memory"
         )
-    return min(fitting, -(-max_context // block_size) * options.scheduler.max_batch_size + 1)
+    most = -(-max_context // block_size) * options.scheduler.max_batch_size
+    if transient:
+        in_step = -(-options.scheduler.max_batch_prefill_tokens // block_size) + options.scheduler.max_batch_size
+        most = min(most, -(-in_step * 16 // 15))  # the scheduler keeps a sixteenth of the pool free
+    return min(fitting, most + 1)
 
 
 def available_memory() -> int:

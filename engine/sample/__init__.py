@@ -3,10 +3,10 @@
 The steps, in this fixed order:
 
      1. repetition penalty   over the prompt and the output
-     2. frequency penalty    over the output
+     2. frequency penalty    over the output; TGI's over prompt and output, divided by their length
      3. presence penalty     over the output
      4. logit bias
-     5. (the grammar mask will go here)
+     5. grammar              what it does not allow is masked
      6. ids without a token  masked: a padded vocabulary has more rows than the tokenizer has tokens
      7. temperature          0 stops here: the highest score, the lowest id among equals
      8. top-k
@@ -26,7 +26,8 @@ Logits arrive as float32; every step after that is IEEE float64. Two runtimes wi
 in the last bits of `log` and `exp`, and choose the same token unless two scores agree to about 15 digits.
 
 Log probabilities are those of the distribution drawn from, after all steps (TGI's meaning: a filtered token has minus
-infinity), or with `raw_logprobs` those of the model (OpenAI's). Ids without a token have no part in either.
+infinity), or with `raw_logprobs` those of the model (OpenAI's), also where a grammar left little of it. Ids without a
+token have no part in either.
 """
 
 from engine.sample.sampler import Choice, Sampler

@@ -34,16 +34,26 @@ class Sampler:
         self._vocab_size = vocab_size
         self._ids = np.arange(min(vocab_size, num_tokens or vocab_size))
 
-    def sample(self, logits: Logits, params: SamplingParams, tokens: Tokens, prompt_len: int) -> Choice:
+    def sample(
+        self,
+        logits: Logits,
+        params: SamplingParams,
+        tokens: Tokens,
+        prompt_len: int,
+        allowed: NDArray[np.uint32] | None = None,
+    ) -> Choice:
         """Draw the token that follows `tokens`.
 
         `logits` `[V]` are read, never changed. `tokens` are all that come before the one drawn, also drafts not yet
         accepted; the first `prompt_len` are the prompt. They are looked at only where a penalty is on; an int64 array
-        is then read in place. The noise is a function of `params.seed`, which must be set, and of `len(tokens)`.
+        is then read in place. `allowed` `[at least ceil(V / 32)]` has a bit for each token that a grammar lets follow;
+        None is every token. The noise is a function of `params.seed`, which must be set, and of `len(tokens)`.
 
         Raises GenerationFailed if a score is NaN or plus infinity, or all are minus infinity.
         """
         row = self._penalised(logits, params, tokens, prompt_len)[: self._ids.size]
+        if allowed is not None:
+            row = warp.grammar(row.astype(np.float64), allowed)
         token = _highest(row)
         ids, scores = self._ids, row
         if params.temperature > 0:
@@ -82,7 +92,11 @@ class Sampler:
                 row = warp.repetition_penalty(row, seen, params.repetition_penalty)
             if counts:
                 count = np.bincount(np.asarray(tokens[prompt_len:], np.int64), minlength=self._vocab_size)
-                row = warp.frequency_penalty(row, count, params.frequency_penalty)
+                if params.relative_frequency:
+                    everywhere = np.bincount(np.asarray(tokens, np.int64), minlength=self._vocab_size)
+                    row = warp.relative_frequency_penalty(row, everywhere, params.frequency_penalty)
+                else:
+                    row = warp.frequency_penalty(row, count, params.frequency_penalty)
                 row = warp.presence_penalty(row, count, params.presence_penalty)
         return warp.logit_bias(row, params.logit_bias)
 

@@ -21,11 +21,17 @@ def repetition_penalty(scores: Scores, seen: Mask, penalty: float) -> Scores:
 
 
 def frequency_penalty(scores: Scores, counts: NDArray[np.int64], penalty: float) -> Scores:
-    """x - penalty * count, with the raw count of the token in the output (OpenAI, vLLM).
-
-    TGI divides the count by the current length and counts the prompt too, so that its penalty fades as a text grows.
-    """
+    """x - penalty * count, with the raw count of the token in the output (OpenAI, vLLM)."""
     return scores - penalty * counts
+
+
+def relative_frequency_penalty(scores: Scores, counts: NDArray[np.int64], penalty: float) -> Scores:
+    """x - penalty * count / length, with the counts in prompt and output, whose sum is the length (TGI).
+
+    The penalty fades as a text grows.
+    """
+    penalised: Scores = scores - penalty * counts / counts.sum()
+    return penalised
 
 
 def presence_penalty(scores: Scores, counts: NDArray[np.int64], penalty: float) -> Scores:
@@ -39,6 +45,12 @@ def logit_bias(scores: Scores, bias: Sequence[tuple[int, float]]) -> Scores:
     for token, value in bias:
         biased[token] += value
     return biased
+
+
+def grammar(scores: Scores, allowed: NDArray[np.uint32]) -> Scores:
+    """Minus infinity where the bit of a token is not set: the lowest bit of `allowed[0]` is that of id 0."""
+    bits = np.unpackbits(allowed.astype("<u4").view(np.uint8), bitorder="little", count=scores.size)
+    return np.where(bits, scores, -np.inf)
 
 
 def temperature(scores: Scores, value: float) -> Scores:

@@ -21,6 +21,14 @@ def check_size(given: int, new: int, capacity: int) -> None:
         )
 
 
+def check_text(given: int, limit: int) -> None:
+    """Refuse a text that is to be embedded and does not fit one step. Raises InvalidRequest."""
+    if given < 1:
+        raise InvalidRequest("`inputs` cannot be empty")
+    if given > limit:
+        raise InvalidRequest(f"`inputs` must have at most {limit} tokens to be embedded. Given: {given}")
+
+
 def share(budget: int, behind: int) -> int:
     """Tokens of the budget a row may use: all but one for each row behind it, so a long prompt stalls nobody."""
     return max(1, budget - behind)

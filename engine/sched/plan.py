@@ -28,6 +28,9 @@ class Chunk:
     table: position p lives in block `blocks[p // block_size]` at offset `p % block_size`. With `sample`
     the chunk reaches the last known token, so a next token is drawn after it (and after each accepted
     draft). With `prompt_logprobs` every row that precedes a prompt token scores that token.
+
+    With `embed` the chunk is a whole text, computed for the vector that is pooled from its hidden states.
+    `bidirectional`: every token of the chunk sees every other, not only those before it.
     """
 
     request_id: int
@@ -38,6 +41,8 @@ class Chunk:
     blocks: tuple[int, ...]
     sample: bool
     prompt_logprobs: bool = False
+    embed: bool = False
+    bidirectional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class ChunkOutput:
     prompt_logprobs: tuple[float, ...] = ()
     prompt_top: tuple[tuple[TokenScore, ...], ...] = ()
     draft: tuple[int, ...] = ()
+    embedding: bytes = b""  # float32, little endian; only of a chunk to embed
     error: str | None = None
 
 

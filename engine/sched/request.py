@@ -26,6 +26,8 @@ class Request:
     priority: int = 0  # lower runs first
     tenant: int = 0
     salt: bytes = b""
+    embed: bool = False  # computed whole in one step for its vector; `params.max_new_tokens` is 0
+    bidirectional: bool = False  # how an encoder computes it
 
     arrival: int = 0  # order of arrival, never the same twice
     stop_ids: frozenset[int] = field(init=False)  # every token that ends the text
@@ -98,8 +100,10 @@ class Row:
             tokens=(*request.tokens[start : start + self.count], *self.draft),
             num_draft=len(self.draft),
             blocks=tuple(request.blocks),
-            sample=self.count == request.gap,
+            sample=self.count == request.gap and not request.embed,
             prompt_logprobs=request.scores_prompt,
+            embed=request.embed,
+            bidirectional=request.bidirectional,
         )
 
     def enter(self) -> Enter:

@@ -3,9 +3,10 @@
 Only what is common to every model and every request belongs in this file.
 
 A request is a gap between its known tokens and `computed`. Every step closes gaps within one budget of tokens:
-the running rows first, then their drafts, then new prompts, of which the last may be split. Chunked prefill, a
-prefix hit, resumption after a preemption and speculation are all the same case. Integers in, integers out: no
-clock, no thread, no I/O; the same calls always give the same plans.
+the running rows first, then their drafts, then new prompts, of which the last may be split; but never a text to be
+embedded, which waits for a step that has room for all of it. Chunked prefill, a prefix hit, resumption after a
+preemption and speculation are all the same case. Integers in, integers out: no clock, no thread, no I/O; the same
+calls always give the same plans.
 
 The caller alternates `schedule` with `commit` (or `abort_step`), and may `add` and `cancel` at any time between.
 """
@@ -17,7 +18,7 @@ from engine.config import CacheOptions, SchedulerOptions
 from engine.errors import ConfigError, InvalidRequest, Overloaded
 from engine.sched import policy
 from engine.sched.blocks import BlockPool
-from engine.sched.budget import admits, blocks_for, check_size, gate_open, share
+from engine.sched.budget import admits, blocks_for, check_size, check_text, gate_open, share
 from engine.sched.plan import Chunk, ChunkOutput, StepPlan, StepResult
 from engine.sched.request import Request, Row, Status
 from engine.types import FinishReason, TokenScore
@@ -38,6 +39,7 @@ class Update:
     finish_reason: FinishReason | None = None
     error: str | None = None  # set with FinishReason.ERROR
     cached_tokens: int = 0  # prompt tokens found in the prefix cache at first admission
+    embedding: bytes = b""  # of a request to embed: its only update
 
 
 class Scheduler:
@@ -64,6 +66,7 @@ class Scheduler:
         self.options = options
         self.pool = BlockPool(num_blocks, cache.block_size, hash_key)
         self.capacity = min(max_total_tokens, self.pool.capacity * cache.block_size)  # tokens of the longest request
+        self.max_embed_tokens = min(self.capacity, options.max_batch_prefill_tokens)
         self.waiting: dict[int, Request] = {}
         self.running: dict[int, Request] = {}
         self.tenants = policy.Tenants()
@@ -85,7 +88,10 @@ class Scheduler:
         """Queue a request. Raises InvalidRequest if it could never run, even alone; Overloaded if the queue is full."""
         if request.id in self.waiting or request.id in self.running:
             raise InvalidRequest(f"request id {request.id} is in use")
-        check_size(request.prompt_len, request.params.max_new_tokens, self.capacity)
+        if request.embed:
+            check_text(request.prompt_len, self.max_embed_tokens)
+        else:
+            check_size(request.prompt_len, request.params.max_new_tokens, self.capacity)
         limit = self.options.max_waiting_requests
         if limit is not None and len(self.waiting) >= limit:
             raise Overloaded("Model is overloaded")
@@ -165,7 +171,7 @@ class Scheduler:
         queue = self._candidates()
         while queue and budget > 0 and self._free_slots:
             request = min(queue, key=self._rank)
-            if not self._seat(request):
+            if (request.embed and request.gap > budget) or not self._seat(request):
                 break
             queue.remove(request)
             rows.append(Row(request, min(request.gap, budget)))
@@ -188,7 +194,7 @@ class Scheduler:
         """Start or resume a waiting request with the blocks of all its known tokens, shared where others have them."""
         pool = self.pool
         shared: list[int] = []
-        if self._prefix_caching and not request.scores_prompt:
+        if self._prefix_caching and not request.embed and not request.scores_prompt:
             shared = pool.match(request.keys, request.tokens)
         fresh = blocks_for(len(request.tokens), pool.block_size) - len(shared)
         idle = sum(pool.refs[block] == 0 for block in shared)  # no longer available once held
@@ -243,9 +249,12 @@ class Scheduler:
     def _fold(self, request: Request, chunk: Chunk, output: ChunkOutput) -> Update | None:
         if request.status is not Status.RUNNING:
             return None  # cancelled while it was computed
-        error = _wrong_count(chunk, len(output.tokens)) if output.error is None else output.error
+        error = _wrong_answer(chunk, output) if output.error is None else output.error
         if error is not None:
             return self._fail(request, error)
+        if chunk.embed:
+            self._finish(request, FinishReason.LENGTH)
+            return Update(request.id, finish_reason=request.reason, embedding=output.embedding)
         accepted = max(len(output.tokens) - 1, 0)
         computed = chunk.start + len(chunk.tokens) - chunk.num_draft + accepted
         kept = request.extend(output.tokens)
@@ -351,6 +360,9 @@ class Scheduler:
         return chunk.start < self._in_flight[chunk.request_id].prompt_len
 
 
-def _wrong_count(chunk: Chunk, count: int) -> str | None:
+def _wrong_answer(chunk: Chunk, output: ChunkOutput) -> str | None:
+    if chunk.embed and not output.embedding:
+        return "the worker returned no vector"
+    count = len(output.tokens)
     least, most = (1, chunk.num_draft + 1) if chunk.sample else (0, 0)
     return None if least <= count <= most else f"the worker returned {count} tokens, not {least} to {most}"

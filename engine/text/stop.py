@@ -27,7 +27,7 @@ class StopMatcher:
     def __init__(self, stops: Sequence[str]) -> None:
         self._next: list[dict[str, int]] = [{}]  # the trie of all stop strings; node 0 is its root
         self._depth = [0]  # characters from the root
-        self._length = [0]  # of the longest stop string that ends at this node; 0 = none
+        self._stop = [""]  # the longest stop string that ends at this node, if any
         self._back = [0]  # the node of the longest proper ending that is in the trie too
         for stop in stops:
             self._add(stop)
@@ -35,6 +35,7 @@ class StopMatcher:
         self._node = 0
         self._seen = 0
         self.match: StopMatch | None = None
+        self.matched: str | None = None  # the stop string that it is of
 
     def _add(self, stop: str) -> None:
         node = 0
@@ -45,10 +46,10 @@ class StopMatcher:
                 self._next[node][char] = child
                 self._next.append({})
                 self._depth.append(self._depth[node] + 1)
-                self._length.append(0)
+                self._stop.append("")
                 self._back.append(0)
             node = child
-        self._length[node] = len(stop)
+        self._stop[node] = stop
 
     def _link(self) -> None:
         """Point every node back to the longest of its endings, shallow nodes first."""
@@ -57,7 +58,7 @@ class StopMatcher:
             node = queue.popleft()
             for char, child in self._next[node].items():
                 self._back[child] = self._step(self._back[node], char)
-                self._length[child] = self._length[child] or self._length[self._back[child]]
+                self._stop[child] = self._stop[child] or self._stop[self._back[child]]
                 queue.append(child)
 
     def _step(self, node: int, char: str) -> int:
@@ -77,7 +78,7 @@ class StopMatcher:
         for char in text:
             self._seen += 1
             self._node = self._step(self._node, char)
-            if length := self._length[self._node]:
-                self.match = StopMatch(self._seen - length, self._seen)
+            if stop := self._stop[self._node]:
+                self.match, self.matched = StopMatch(self._seen - len(stop), self._seen), stop
                 break
         return self.match

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import tokenizers
@@ -18,6 +18,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from engine.errors import InvalidRequest, TemplateError, TokenizerError
 from engine.text.chat import ChatTemplate, read_templates
+from engine.text.prompts import read_prompts
 
 CONFIG_LIMIT = 16 << 20  # bytes
 TOKENIZER_LIMIT = 128 << 20
@@ -66,7 +67,12 @@ class Tokenizer:
     """
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], *, templates: Mapping[str, str] | None = None
+        self,
+        backend: tokenizers.Tokenizer,
+        config: Mapping[str, Any],
+        *,
+        templates: Mapping[str, str] | None = None,
+        prompts: Mapping[str, str] | None = None,
     ) -> None:
         named = _special_tokens(config)
         self._backend = backend
@@ -88,6 +94,7 @@ class Tokenizer:
         self.byte_level = isinstance(backend.decoder, decoders.ByteLevel)  # its text is its tokens' bytes, joined
         self._bytes: dict[int, bytes | None] = {}
         self.chat = ChatTemplate(templates, named) if templates else None
+        self.prompts = prompts or {}  # what an encoder wants before a text, by name
 
     @classmethod
     def load(cls, path: Path, tokenizer_config: Path | None = None) -> "Tokenizer":
@@ -106,7 +113,7 @@ class Tokenizer:
             backend, config = _build_gpt2(path, config)
         # A template in a file the user chose beats the files of the model.
         own = read_templates(None, config) if tokenizer_config else {}
-        return cls(backend, config, templates=own or read_templates(path, config))
+        return cls(backend, config, templates=own or read_templates(path, config), prompts=read_prompts(path))
 
     def _add_tokens(self, config: Mapping[str, Any], named: Iterable[str]) -> None:
         try:
@@ -125,6 +132,19 @@ class Tokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids. Raises InvalidRequest where the text cannot be encoded (a lone surrogate is no text)."""
         ids: list[int] = self._encode(text, add_special_tokens).ids
+        return ids
+
+    def encode_cut(self, text: str, limit: int, *, keep: Literal["start", "end"] = "start") -> list[int]:
+        """As `encode`, but `limit` tokens at most, special ones included: of the start of the text, or of its end.
+
+        Raises InvalidRequest where the limit leaves no room for text.
+        """
+        room = limit - self._backend.num_special_tokens_to_add(False)
+        if room < 1:
+            raise InvalidRequest(f"a limit of {limit} tokens leaves no room for text beside the special tokens")
+        encoding = self._encode(text, False)
+        encoding.truncate(room, direction="right" if keep == "start" else "left")
+        ids: list[int] = self._backend.post_process(encoding).ids
         return ids
 
     def encode_with_offsets(self, text: str, *, add_special_tokens: bool = True) -> list[TokenSpan]:

@@ -8,7 +8,7 @@ import pytest
 from engine.config import CacheOptions, EngineOptions, ModelOptions, SchedulerOptions
 from engine.core import Channel, EngineCore
 from engine.errors import InvalidRequest
-from engine.runtimes import WorkerInfo
+from engine.runtimes import Masks, WorkerInfo
 from engine.sched.plan import Chunk, ChunkOutput, StepPlan, StepResult
 from engine.types import FinishReason, GenerateRequest, SamplingParams, TokenEvent
 from engine.wire import Cancel, Message, Refused, Reply, Step, Stop, Submit
@@ -37,7 +37,7 @@ class CountingWorker:
         self.failing: set[int] = set()
         self.closed = False
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: StepPlan, masks: Masks | None = None) -> StepResult:
         self.before_answer(plan)
         return StepResult(plan.step, {chunk.request_id: self._answer(chunk) for chunk in plan.chunks})
 

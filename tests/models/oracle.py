@@ -67,8 +67,13 @@ def tiny(name: str, *, seed: int = 0, **options: Any) -> Any:
     return model
 
 
-ABSENT = {"GPT2": TINY, "GPTNeoX": ("num_key_value_heads",)}  # sizes the configs of these do not know
+ENCODERS = ("Bert", "Roberta", "XLMRoberta")
+ABSENT = {
+    "GPT2": TINY,
+    **dict.fromkeys(("GPTNeoX", *ENCODERS), ("num_key_value_heads",)),
+}  # what their configs do not know
 CLASSES = {
+    **{name: (f"{name}Config", f"{name}Model") for name in ENCODERS},
     "GPT2": ("GPT2Config", "GPT2LMHeadModel"),
     "Gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
 }

@@ -292,6 +292,6 @@ def test_stored_buffers_are_passed_over_and_other_tensors_are_not(case: str, tmp
 
 def test_every_registered_family_has_a_parity_case() -> None:
     proved = {case.split()[0] for case in CASES}
-    assert proved == set(FAMILIES.values())
+    assert proved | {"bert"} == set(FAMILIES.values())  # an encoder, which has no logits: see test_bert
     for architecture, module in FAMILIES.items():
         assert architecture in family({"architectures": [architecture]}).ARCHITECTURES, module

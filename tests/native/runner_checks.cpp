@@ -1,6 +1,6 @@
 // A small model on the threads of a pool: the logits of a row are bit for bit those of its request alone, whole and on
-// one thread, whatever the batch, the chunks and the blocks; and what is malformed is refused before it changes
-// anything.
+// one thread, whatever the batch, the chunks and the blocks, and so are the hidden states of texts to embed; and what is
+// malformed is refused before it changes anything.
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -43,7 +43,7 @@ struct Model {
 
 enum Buffer : int32_t { X, NORMED, QKV, ATTENDED, BRANCH, EXPANDED, GATED, SCORED, SCORED_NORMED, LOGITS };
 
-Tape make_tape(const Model& model) {
+Tape make_tape(const Model& model, bool encoder = false) {
   Tape tape{};
   tape.buffers = {HIDDEN, HIDDEN, (HEADS + 2 * KV_HEADS) * HEAD_DIM, HEADS * HEAD_DIM, HIDDEN, 2 * INNER, INNER, HIDDEN,
                   HIDDEN, VOCAB};
@@ -77,6 +77,7 @@ Tape make_tape(const Model& model) {
     tape.ops.push_back({OpCode::add, {X, BRANCH, HIDDEN, -1, -1, -1, -1, -1}, {1, 0}});
   }
   tape.ops.push_back({OpCode::gather, {X, SCORED, HIDDEN, -1, -1, -1, -1, -1}, {0, 0}});
+  if (encoder) return tape;
   norm(SCORED, SCORED_NORMED, 2 * LAYERS);
   linear(SCORED_NORMED, 4 * LAYERS, LOGITS);
   tape.ops.push_back({OpCode::scale_cap, {LOGITS, VOCAB, -1, -1, -1, -1, -1, -1}, {1, 30}});
@@ -94,12 +95,13 @@ struct Request {
 
 class Machine {
  public:
-  Machine(const Model& model, const Kernels& kernels, KvKind kv, int block_size, int threads)
+  Machine(const Model& model, const Kernels& kernels, KvKind kv, int block_size, int threads, bool encoder = false)
       : pool_(threads),
         block_size_(block_size),
         runner_(pool_, kernels,
-                Program(make_tape(model),
-                        {LAYERS, HEADS, KV_HEADS, HEAD_DIM, kv, num_blocks(), block_size, SLOTS, CONTEXT, VOCAB})) {
+                Program(make_tape(model, encoder),
+                        {LAYERS, HEADS, KV_HEADS, HEAD_DIM, kv, num_blocks(), block_size, SLOTS, CONTEXT, VOCAB,
+                         EmbedRows::all})) {
     for (int32_t block = num_blocks() - 1; block > 0; block--) free_.push_back(block);
   }
 
@@ -213,6 +215,57 @@ void check_laws(const Kernels& kernels, const LinearKind& kind, KvKind kv, Rando
   }
 }
 
+// Texts to embed, of an encoder or beside answers of a decoder, in batches that threads share.
+void check_embedding(const Kernels& kernels, const LinearKind& kind, KvKind kv, bool encoder, Random& random) {
+  const int block_size = random.pick({1, 3, 8, 16, 32});
+  const Model model(kind, random);
+  std::vector<Request> requests = make_requests(random);
+  requests[4].tokens.resize(1);
+  auto text = [&](Machine& machine, Request& request) {
+    machine.enter(request);
+    Chunk chunk = machine.chunk(request, static_cast<int>(request.tokens.size()), random);
+    chunk.prompt_logprobs = false;
+    chunk.embed = true;
+    chunk.bidirectional = encoder;
+    return chunk;
+  };
+  for (Request& request : requests) {
+    Machine alone(model, kernels, kv, block_size, 1, encoder);
+    request.expected = alone.runner().step({text(alone, request)})[0].hidden;
+    check(request.expected.size() == request.tokens.size() * HIDDEN, "a text alone has not all its rows");
+  }
+  for (int threads : {1, 2, 3}) {
+    Where where("embedding with blocks of %d, %d threads", block_size, threads);
+    Machine machine(model, kernels, kv, block_size, threads, encoder);
+    if (!encoder) machine.poison(random);
+    for (Request& request : requests) request.blocks.clear();
+    for (int round = 0; round < 6; round++) {
+      std::vector<Chunk> chunks;
+      std::vector<const Request*> texts;
+      for (Request& request : requests) {
+        request.computed = 0;
+        if (random.chance(3)) continue;
+        if (encoder || random.chance(2)) {
+          chunks.push_back(text(machine, request));
+          texts.push_back(&request);
+        } else {
+          machine.enter(request);
+          chunks.push_back(machine.chunk(request, static_cast<int>(request.tokens.size()), random));
+          texts.push_back(nullptr);
+        }
+      }
+      const std::vector<ChunkChoices> results = machine.runner().step(std::move(chunks));
+      for (size_t i = 0; i < texts.size(); i++) {
+        const bool right = texts[i] ? results[i].hidden.size() == texts[i]->expected.size() &&
+                                          same_bytes(results[i].hidden.data(), texts[i]->expected.data(),
+                                                     texts[i]->expected.size())
+                                    : results[i].hidden.empty() && !results[i].prompt.empty();
+        check(right, "the hidden states of text %zu are not those of the text alone", i);
+      }
+    }
+  }
+}
+
 void check_refusals(const Kernels& kernels, Random& random) {
   const Model model({WeightKind::f32, 0, false}, random);
   Machine machine(model, kernels, KvKind::f32, 8, 2);
@@ -263,6 +316,8 @@ void check_runner(const Kernels& kernels, int effort) {
     const KvKind kv = static_cast<KvKind>(i % 3);
     Where where("kind %d group %d, kv %d", static_cast<int>(kind.kind), kind.group, static_cast<int>(kv));
     check_laws(kernels, kind, kv, random);
+    check_embedding(kernels, kind, kv, i % 2 == 0, random);
+    check_embedding(kernels, kind, kv, i % 2 == 1, random);
   }
 }
 

@@ -75,10 +75,10 @@ def test_any_plan_gives_the_plain_tokens(worker_of_the_walks: ReferenceWorker, p
 class FailingSampler(RecordingSampler):
     """Finds nothing to sample where the prompt starts with 66, as a bug in a sampling law would."""
 
-    def sample(self, logits: Any, params: SamplingParams, tokens: Any, prompt_len: int) -> Any:
+    def sample(self, logits: Any, params: SamplingParams, tokens: Any, prompt_len: int, allowed: Any = None) -> Any:
         if tokens[0] == 66:
             raise RuntimeError("no such law")
-        return super().sample(logits, params, tokens, prompt_len)
+        return super().sample(logits, params, tokens, prompt_len, allowed)
 
 
 def test_one_failure_ends_one_request(

@@ -78,6 +78,7 @@ def sampling_params(draw: st.DrawFn, size: int) -> SamplingParams:
         min_p=maybe(0.0, st.floats(0.001, 0.9)),
         repetition_penalty=maybe(1.0, st.floats(0.5, 2)),
         frequency_penalty=maybe(0.0, st.floats(-2, 2)),
+        relative_frequency=draw(st.booleans()),
         presence_penalty=maybe(0.0, st.floats(-2, 2)),
         logit_bias=tuple(draw(st.lists(biases, max_size=3))),
         seed=draw(st.integers(0, 2**64 - 1)),
@@ -108,7 +109,11 @@ def agree(one: Choice | str, other: Choice | str) -> bool:
 def test_native_draws_what_the_reference_draws(data: st.DataObject, row: np.ndarray, seed: int, part: float) -> None:
     params = data.draw(sampling_params(row.size))
     tokens = np.random.default_rng(seed).integers(0, row.size, 1 + seed % 40).tolist()
-    given_ = (row, params, tokens, len(tokens) // 2)
+    words = np.random.default_rng(seed + 1).integers(0, 2**32, -(-row.size // 32), np.uint32)
+    allowed = data.draw(
+        st.sampled_from([None, None, words, words & 0x00010001, np.zeros_like(words), ~np.zeros_like(words)])
+    )
+    given_ = (row, params, tokens, len(tokens) // 2, allowed)
     num_tokens = max(1, int(row.size * part))
     expected = outcome(lambda: Sampler(row.size, num_tokens).sample(*given_))
     isa = data.draw(st.sampled_from(native.isas()))

@@ -24,6 +24,7 @@ def test_the_match_is_the_one_that_ends_first(stops: list[str], pieces: list[str
     for piece in pieces:
         text += piece
         assert matcher.push(piece) == first_match(stops, text) == matcher.match
+    assert matcher.matched == (text[slice(*matcher.match)] if matcher.match else None)
 
 
 @LAW

@@ -5,12 +5,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_tokenizers import BUILDERS, CONFIG, CORPUS, TOKENIZERS, any_ids, byte_level, save, wordpiece
+from tokenizers import processors
 
 from engine.errors import InvalidRequest, TemplateError, TokenizerError
 from engine.text.tokenizer import Tokenizer
@@ -250,3 +251,22 @@ def test_a_corrupt_configuration(text: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(TokenizerError, match=r"tokenizer_config|chat_template"):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("keep", ["start", "end"])
+@KINDS
+def test_a_cut_text_keeps_its_special_tokens(kind: str, keep: Literal["start", "end"]) -> None:
+    """As transformers' truncation: the same tokens without the special ones, and these around as many as fit."""
+    backend = BUILDERS[kind]()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[(token, backend.token_to_id(token)) for token in ("<s>", "</s>")]
+    )
+    tokenizer = Tokenizer(backend, CONFIG)
+    text = "hello world, the dogs. " * 5
+    first, *body, last = tokenizer.encode(text)
+    for limit in (3, 4, 10):
+        part = body[: limit - 2] if keep == "start" else body[-(limit - 2) :]
+        assert tokenizer.encode_cut(text, limit, keep=keep) == [first, *part, last]
+    assert tokenizer.encode_cut(text, 1000, keep=keep) == [first, *body, last]
+    with pytest.raises(InvalidRequest, match="a limit of 2 tokens leaves no room"):
+        tokenizer.encode_cut(text, 2, keep=keep)

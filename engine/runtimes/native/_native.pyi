@@ -5,7 +5,7 @@ Nothing here knows a model family: `program.py` writes the tape. Arrays are C-co
 `avx2`, `avx512`, `avx512vnni` or `neon`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,7 +115,7 @@ class Program:
         embedding: NDArray[
             np.uint8
         ],  # [vocab_size, hidden_size * bytes of a number]: the bytes of the table, not copied
-        positions: NDArray[np.uint8] | None,  # the learned position table, of the same kind
+        positions: NDArray[np.uint8] | None,  # the learned position table, of float32
         embedding_kind: str,  # f32, bf16 or f16
         ropes: Sequence[tuple[F32, float, bool]],  # inv_freq, attention_factor, interleaved
         num_layers: int,
@@ -128,6 +128,7 @@ class Program:
         num_slots: int,  # counts slot 0
         max_context: int,
         num_tokens: int,  # ids from here on have no token and are never drawn
+        embed_rows: str = "last",  # of a text to embed: all, first or last
     ) -> None:
         """Raises ValueError where the tape does not fit together, MemoryError where the KV cache finds no room."""
 
@@ -147,15 +148,20 @@ class Program:
         `step` writes a chunk's tokens, drafts too, at their positions. Whoever accepts choices writes those.
         """
 
-    def step(self, chunks: Sequence[Chunk]) -> list[tuple[list[Row], list[Row]]]:
+    def step(
+        self, chunks: Sequence[Chunk], masks: Callable[[], Sequence[NDArray[np.uint32] | None]] | None = None
+    ) -> list[Any]:
         """Compute the chunks, write their keys and values, and look at the rows that are asked for.
 
         For each chunk, in order: the rows that score a prompt token (with `prompt_logprobs`: every row whose next
         position is in the prompt; `token` is that token, the log probability of the model's own distribution), then
         the rows that draw a token (with `sample`: the last known one and each draft; a row counts the drafts up to
         its own position as context). All rows are drawn, so a row after a refused draft, and its fault, must be
-        ignored. The GIL is released. Raises ValueError for an empty slot or a position, block or token out of range;
-        nothing was computed then.
+        ignored. `masks` is called once there are logits to draw from, perhaps by another thread; it returns for each
+        chunk the bits of the tokens that may be drawn, `[num_draft + 1, ceil(vocab_size / 32)]` or wider, or None for
+        every token. For a chunk to embed, instead of both lists: the hidden states of `embed_rows`, an F32 array
+        `[rows, hidden_size]`. The GIL is released. Raises ValueError for an empty slot or a position, block or token
+        out of range; nothing was computed then.
         """
 
     def logits(self, chunks: Sequence[Chunk]) -> F32:

@@ -1,8 +1,9 @@
 """From a `ModelSpec` to the tape that the compiled module executes: this is where families are data.
 
 A tape is a flat list of ops over numbered buffers, linears and vectors; what the ops do is in src/program.h. A buffer
-has one row for each token of a step. From the first `gather` on, rows are those whose logits are asked for, in buffers
-of their own. That is right behind the last layer's attention, because nobody needs the other rows any more.
+has one row for each token of a step. From the first `gather` on, rows are those that are asked for, in buffers of their
+own. That is right behind the last layer's attention, because nobody needs the other rows any more; but at the end of an
+encoder, of which most rows are asked for. A decoder's tape ends with the head, an encoder's with the hidden states.
 """
 
 from collections.abc import Sequence
@@ -42,9 +43,12 @@ def compile_tape(spec: ModelSpec) -> Tape:
     last = spec.num_layers - 1
     for i, layer in enumerate(spec.layers):
         tape.attend(i, layer)
-        if i == last:
+        if i == last and spec.causal:
             tape.gather("x", "attended")
         tape.mix(i)
+    if not spec.causal:
+        tape.gather("x")
+        return tape.finished()
     tape.norm("x", "normed", "final_norm")
     tape.linear("normed", "logits", "embed" if spec.tied else "head")
     if spec.logits_scale != 1 or spec.logits_softcap is not None:
@@ -94,9 +98,10 @@ class _Writer:
         if spec.qk_norm == "head":
             q, k = self.norm_vectors(name + "q_norm"), self.norm_vectors(name + "k_norm")
         rope = NONE if layer.rope is None else layer.rope
-        rest = (i, rope, q[0], k[0], q[1], k[1], NORMS[spec.norm])
+        pages = spec.kv_layer(i)
+        rest = (pages, rope, q[0], k[0], q[1], k[1], NORMS[spec.norm])
         self.op("qkv", ("qkv",), rest, (spec.norm_eps, spec.attention_scale))
-        self.op("attend", ("qkv", "attended"), (i, layer.window or 0), (spec.attention_softcap or 0.0,))
+        self.op("attend", ("qkv", "attended"), (pages, layer.window or 0), (spec.attention_softcap or 0.0,))
 
     def mix(self, i: int) -> None:
         """From what the heads made to the residual of the next layer."""
@@ -117,11 +122,15 @@ class _Writer:
         """Add a branch to the residual."""
         added = self.normed(branch, norm) if self.spec.post_norm else branch
         self.op("add", ("x", added), (self.spec.hidden_size,), (self.spec.residual_scale,))
+        if self.spec.residual_norm:
+            self.norm("x", "x", norm)
 
     # ---- Ops
 
     def embed(self, out: str) -> None:
         self.op("embed", (out,), (int(self.spec.learned_positions is not None),), (self.spec.embedding_scale,))
+        if self.spec.embedding_norm:
+            self.norm(out, out, "embedding_norm")
 
     def normed(self, source: str, name: str) -> str:
         self.norm(source, "normed", name)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ConfigError
-from engine.models.spec import ModelSpec, parameters
+from engine.models.spec import ModelSpec
 from engine.quant import QuantizedMatrix
 from engine.runtimes.native import _native
 from engine.runtimes.native.program import Tape
@@ -59,7 +59,9 @@ class Weights:
     linears: tuple[_native.PackedLinear, ...]
     vectors: tuple[NDArray[np.float32], ...]
     embedding: NDArray[np.uint8]  # [vocab_size, hidden_size * bytes of a number]
-    positions: NDArray[np.uint8] | None
+    positions: (
+        NDArray[np.uint8] | None
+    )  # as the embedding, but of float32, from position 0 on, with the token type added
     embedding_kind: str
     dtype: str  # of what is not quantized
 
@@ -202,12 +204,16 @@ def _rounded(value: NDArray[Any], kind: str | None) -> NDArray[np.float32]:
 def _tables(
     spec: ModelSpec, stored: Callable[[str], NDArray[Any]], kind: str | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, str]:
-    """The embedding and the learned positions as bytes, and the kind of both."""
-    names = ["embed.weight", *(["positions.weight"] if "positions.weight" in parameters(spec) else [])]
-    tables = [stored(name) for name in names]
-    kind = kind or _common([_kind(table) for table in tables])
-    rows = [table.astype(FLOATS[kind], copy=False).view(np.uint8) for table in tables]
-    return rows[0], rows[1] if len(rows) > 1 else None, kind
+    """The embedding and the learned positions as bytes, and the kind of the embedding."""
+    table = stored("embed.weight")
+    embedding_kind = kind or _kind(table)
+    rows = table.astype(FLOATS[embedding_kind], copy=False).view(np.uint8)
+    if spec.learned_positions is None:
+        return rows, None, embedding_kind
+    positions = _rounded(stored("positions.weight"), kind)[spec.position_offset :]
+    if spec.token_types is not None:
+        positions = positions + _rounded(stored("token_types.weight"), kind)[0]
+    return rows, np.ascontiguousarray(positions).view(np.uint8), embedding_kind
 
 
 def _kind(array: NDArray[Any]) -> str:

@@ -10,25 +10,29 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.config import EngineOptions
 from engine.errors import ConfigError, GenerationFailed
 from engine.models.checkpoint import count_tokens, eos_token_ids, read_config
+from engine.models.pooling import find_pooling
 from engine.models.registry import family
 from engine.models.spec import ModelSpec, parameters
-from engine.runtimes import WorkerInfo
+from engine.runtimes import Masks, WorkerInfo
 from engine.runtimes.memory import count_blocks
 from engine.runtimes.native import _native
 from engine.runtimes.native.cores import physical_cores
 from engine.runtimes.native.program import Tape, compile_tape
 from engine.runtimes.native.weights import Weights, find_dtype, find_kv_kind, find_method, load_weights
+from engine.runtimes.pooling import pool_rows
 from engine.sample.sampler import Choice, no_scores
 from engine.sample.verify import accept
 from engine.sched.plan import Chunk, ChunkOutput, StepPlan, StepResult
 from engine.spec import Proposer, make_proposer
-from engine.types import SamplingParams, TokenScore
+from engine.types import Pooling, SamplingParams, TokenScore
 from engine.weights.load import load
 
+EMBED_ROWS: dict[Pooling, str] = {"mean": "all", "max": "all", "cls": "first", "last": "last"}  # that are pooled
 MAX_BLOCKS = 2**31 - 1  # that the compiled module can count
 ISA_VARIABLE = "TGI_ISA"  # names the instruction set to use in place of the best one
 
@@ -53,19 +57,20 @@ class NativeWorker:
         chosen = options.model
         find_dtype(chosen.dtype)
         find_method(chosen.quantize)
-        kv_kind = find_kv_kind(chosen.kv_cache_dtype, chosen.dtype)
         isa = instruction_set()
         proposer = make_proposer(options.spec)
         config = read_config(chosen.path)
         module = family(config)
         spec = module.spec(config, options.scheduler.max_total_tokens)
+        # Nothing of an encoder's cache outlives a step, so that there is nothing to be saved by rounding.
+        kv_kind = find_kv_kind(chosen.kv_cache_dtype, chosen.dtype if spec.causal else "float32")
+        pooled = find_pooling(chosen.path, spec)
         tape = compile_tape(spec)
         num_blocks = count_blocks(
             options,
-            _native.kv_block_bytes(
-                kv_kind, options.cache.block_size, spec.num_kv_heads, spec.head_dim, spec.num_layers
-            ),
+            _native.kv_block_bytes(kv_kind, options.cache.block_size, spec.num_kv_heads, spec.head_dim, spec.kv_layers),
             spec.max_context,
+            transient=not spec.causal,
         )
         checkpoint = load(spec, module, chosen.path)
         pool = _native.Pool(chosen.threads or physical_cores())
@@ -82,6 +87,7 @@ class NativeWorker:
             block_size=options.cache.block_size,
             num_slots=num_slots,
             num_tokens=min(spec.vocab_size, count_tokens(chosen.path) or spec.vocab_size),
+            pooling=pooled.mode,
         )
         logger.info(
             "%s weights, %s KV cache, %d threads of %s",
@@ -102,10 +108,15 @@ class NativeWorker:
             num_parameters=sum(math.prod(shape) for shape in parameters(spec).values()),
             weight_bytes=weights.nbytes,
             kv_bytes=program.kv_bytes,
+            is_encoder=not spec.causal,
+            embedding_size=spec.hidden_size,
+            pooling=pooled.mode,
+            normalizes=pooled.normalizes,
+            embed_truncation=pooled.max_tokens,
         )
         return cls(info, program, proposer)
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: StepPlan, masks: Masks | None = None) -> StepResult:
         for slot in plan.leave:
             self.program.leave(slot)
             self._params.pop(slot, None)
@@ -114,15 +125,25 @@ class NativeWorker:
             self._params[enter.slot] = enter.params
         if not plan.chunks:
             return StepResult(plan.step)
-        rows = self.program.step(plan.chunks)
-        outputs = {chunk.request_id: self._answer(chunk, *own) for chunk, own in zip(plan.chunks, rows, strict=True)}
-        return StepResult(plan.step, outputs)
+        failed: dict[int, ChunkOutput] = {}
+        rows = self.program.step(plan.chunks, None if masks is None else lambda: _allowed(plan, masks, failed))
+        outputs = {
+            chunk.request_id: self._embed(own) if chunk.embed else self._answer(chunk, *own)
+            for chunk, own in zip(plan.chunks, rows, strict=True)
+        }
+        return StepResult(plan.step, outputs | failed)
 
     def close(self) -> None:
         """Forget all requests. Memory goes with the worker."""
         for slot in self._params:
             self.program.leave(slot)
         self._params.clear()
+
+    def _embed(self, hidden: np.ndarray) -> ChunkOutput:
+        try:
+            return ChunkOutput(embedding=pool_rows(hidden, self.info.pooling))
+        except GenerationFailed as error:
+            return ChunkOutput(error=str(error))
 
     def _answer(self, chunk: Chunk, scored: Sequence["_native.Row"], drawn: Sequence["_native.Row"]) -> ChunkOutput:
         """The output of one chunk. An error ends this request only."""
@@ -161,6 +182,7 @@ def make_program(
     block_size: int,
     num_slots: int,
     num_tokens: int,
+    pooling: Pooling = "last",
 ) -> _native.Program:
     """The tape with its weights, a KV cache and slots. Raises ConfigError where the cache finds no room."""
     try:
@@ -179,7 +201,7 @@ def make_program(
             ropes=[
                 (np.array(rope.inv_freq, np.float32), rope.attention_factor, rope.interleaved) for rope in spec.ropes
             ],
-            num_layers=spec.num_layers,
+            num_layers=spec.kv_layers,
             num_heads=spec.num_heads,
             num_kv_heads=spec.num_kv_heads,
             head_dim=spec.head_dim,
@@ -189,6 +211,7 @@ def make_program(
             num_slots=num_slots,
             max_context=spec.max_context,
             num_tokens=num_tokens,
+            embed_rows=EMBED_ROWS[pooling],
         )
     except MemoryError as error:
         raise ConfigError(
@@ -205,6 +228,18 @@ def instruction_set() -> str:
             f"{ISA_VARIABLE}: this machine cannot run '{name}'; choose one of: {', '.join(_native.isas())}"
         )
     return name
+
+
+def _allowed(plan: StepPlan, masks: Masks, failed: dict[int, ChunkOutput]) -> list[NDArray[np.uint32] | None]:
+    """The masks of each chunk. A request without its masks is put into `failed`, and what it draws does not count."""
+    rows: list[NDArray[np.uint32] | None] = []
+    for chunk in plan.chunks:
+        try:
+            rows.append(masks.rows(chunk.request_id))
+        except GenerationFailed as error:
+            failed[chunk.request_id] = ChunkOutput(error=str(error))
+            rows.append(None)
+    return rows
 
 
 def _choice(row: "_native.Row") -> Choice:

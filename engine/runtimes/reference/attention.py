@@ -12,12 +12,13 @@ def attend(
     *,
     window: int | None = None,
     cap: float | None = None,
+    bidirectional: bool = False,
 ) -> np.ndarray:
-    """Causal attention of the last positions of one request over all of them.
+    """Attention of the last positions of one request over all of them.
 
     `queries` `[n, heads, head_dim]`, already scaled, are those of the last n of the c positions whose `keys` and
     `values` `[c, kv_heads, head_dim]` are given. A query sees itself and what comes before, at most `window`
-    positions in all. Returns `[n, heads, head_dim]`.
+    positions in all; or everything, if `bidirectional`. Returns `[n, heads, head_dim]`.
     """
     count, heads, dim = queries.shape
     kv_heads = keys.shape[1]
@@ -28,6 +29,8 @@ def attend(
     for i in range(count):
         end = keys.shape[2] - count + i + 1
         seen = slice(0 if window is None else max(0, end - window), end)
+        if bidirectional:
+            seen = slice(None)
         scores = np.matmul(grouped[i], keys[:, :, seen])
         if cap is not None:
             scores = softcap(scores, cap)

@@ -7,14 +7,14 @@ from engine.models.spec import ModelSpec
 
 
 class KVCache:
-    """Keys and values `[layers, blocks, block_size, kv_heads, head_dim]` in float32.
+    """Keys and values `[kv_layers, blocks, block_size, kv_heads, head_dim]` in float32.
 
     The operating system commits a page of memory when it is first written, so an unused block costs nothing.
     Raises ConfigError where it refuses even the addresses.
     """
 
     def __init__(self, spec: ModelSpec, num_blocks: int, block_size: int) -> None:
-        shape = (spec.num_layers, num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
+        shape = (spec.kv_layers, num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
         self.block_size = block_size
         self.num_blocks = num_blocks
         try:
@@ -49,4 +49,4 @@ class KVCache:
 
 def block_bytes(spec: ModelSpec, block_size: int) -> int:
     """Bytes of one block over all layers."""
-    return 2 * spec.num_layers * block_size * spec.num_kv_heads * spec.head_dim * np.dtype(np.float32).itemsize
+    return 2 * spec.kv_layers * block_size * spec.num_kv_heads * spec.head_dim * np.dtype(np.float32).itemsize

@@ -29,6 +29,7 @@ class Span:
     start: int
     tokens: Sequence[int]
     blocks: np.ndarray
+    bidirectional: bool = False
 
     @property
     def end(self) -> int:
@@ -63,11 +64,15 @@ class Model:
         positions = np.concatenate([np.arange(span.start, span.end) for span in spans])
         x = self.weights["embed.weight"][tokens] * spec.embedding_scale
         if spec.learned_positions is not None:
-            x = x + self.weights["positions.weight"][positions]
+            x = x + self.weights["positions.weight"][positions + spec.position_offset]
+        if spec.token_types is not None:
+            x = x + self.weights["token_types.weight"][0]
+        if spec.embedding_norm:
+            x = self._norm(x, "embedding_norm")
         rotations = [rotation(rope, positions) for rope in spec.ropes]
         for i in range(spec.num_layers):
             x = self._layer(i, x, spans, rotations, cache)
-        return self._norm(x, "final_norm")
+        return self._norm(x, "final_norm") if spec.causal else x
 
     def logits(self, hidden: np.ndarray) -> Iterator[np.ndarray]:
         """The logits `[vocab_size]` of each row of `hidden`, made a tile at a time because vocabularies are large."""
@@ -90,11 +95,14 @@ class Model:
         if spec.post_norm:
             attended = self._norm(attended, name + "post_attention_norm")
         after = x + attended * spec.residual_scale
+        if spec.residual_norm:
+            after = self._norm(after, name + "post_attention_norm")
         read = x if spec.parallel_residual else after
         expanded = self._mlp(i, self._norm(read, name + "pre_mlp_norm") if spec.pre_norm else read)
         if spec.post_norm:
             expanded = self._norm(expanded, name + "post_mlp_norm")
-        return after + expanded * spec.residual_scale
+        after = after + expanded * spec.residual_scale
+        return self._norm(after, name + "post_mlp_norm") if spec.residual_norm else after
 
     def _attention(
         self, i: int, x: np.ndarray, spans: Sequence[Span], rotations: Sequence[Rotation], cache: KVCache
@@ -110,13 +118,20 @@ class Model:
         queries = queries * spec.attention_scale
 
         rows = _rows(spans)
+        pages = spec.kv_layer(i)
         for span, own in zip(spans, rows, strict=True):
-            cache.write(i, span.start, span.blocks, keys[own], values[own])
+            cache.write(pages, span.start, span.blocks, keys[own], values[own])
         mixed = np.empty_like(queries)
         for span, own in zip(spans, rows, strict=True):
             first = 0 if layer.window is None else max(0, span.start + 1 - layer.window)
-            context = cache.read(i, first, span.end, span.blocks)
-            mixed[own] = attend(queries[own], *context, window=layer.window, cap=spec.attention_softcap)
+            context = cache.read(pages, first, span.end, span.blocks)
+            mixed[own] = attend(
+                queries[own],
+                *context,
+                window=layer.window,
+                cap=spec.attention_softcap,
+                bidirectional=span.bidirectional,
+            )
         return self._linear(mixed.reshape(len(x), -1), name + "o")
 
     def _project(self, x: np.ndarray, name: str, heads: int) -> np.ndarray:

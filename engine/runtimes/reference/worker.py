@@ -15,9 +15,11 @@ import numpy as np
 from engine.config import EngineOptions
 from engine.errors import ConfigError, GenerationFailed
 from engine.models.checkpoint import count_tokens, eos_token_ids, read_config
+from engine.models.pooling import find_pooling
 from engine.models.registry import family
-from engine.runtimes import WorkerInfo
+from engine.runtimes import Masks, WorkerInfo
 from engine.runtimes.memory import count_blocks
+from engine.runtimes.pooling import pool_rows, pooled_rows
 from engine.runtimes.reference.kv import KVCache, block_bytes
 from engine.runtimes.reference.model import DTYPES, Model, Span
 from engine.sample.sampler import Choice, Sampler
@@ -66,8 +68,9 @@ class ReferenceWorker:
         module = family(config)
         spec = module.spec(config, options.scheduler.max_total_tokens)
         model = Model(spec, load(spec, module, path), dtype)
+        pooled = find_pooling(path, spec)
         block_size = options.cache.block_size
-        num_blocks = count_blocks(options, block_bytes(spec, block_size), spec.max_context)
+        num_blocks = count_blocks(options, block_bytes(spec, block_size), spec.max_context, transient=not spec.causal)
         cache = KVCache(spec, num_blocks, block_size)
         info = WorkerInfo(
             architecture=spec.architecture,
@@ -81,25 +84,33 @@ class ReferenceWorker:
             num_parameters=model.num_parameters,
             weight_bytes=model.nbytes,
             kv_bytes=cache.nbytes,
+            is_encoder=not spec.causal,
+            embedding_size=spec.hidden_size,
+            pooling=pooled.mode,
+            normalizes=pooled.normalizes,
+            embed_truncation=pooled.max_tokens,
         )
         return cls(info, model, cache, Sampler(spec.vocab_size, count_tokens(path)), proposer)
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: StepPlan, masks: Masks | None = None) -> StepResult:
         for slot in plan.leave:
             self._slots.pop(slot, None)
         for enter in plan.enter:
             self._slots[enter.slot] = self._occupied(enter)
         if not plan.chunks:
             return StepResult(plan.step)
-        spans = [Span(chunk.start, chunk.tokens, np.array(chunk.blocks)) for chunk in plan.chunks]
+        spans = [Span(chunk.start, chunk.tokens, np.array(chunk.blocks), chunk.bidirectional) for chunk in plan.chunks]
         hidden = self.model.forward(spans, self.cache)
         scored = [self._scored_rows(chunk) for chunk in plan.chunks]
-        firsts = accumulate((len(chunk.tokens) for chunk in plan.chunks), initial=0)
-        rows = [first + row for first, own in zip(firsts, scored, strict=False) for row in own]
+        firsts = list(accumulate((len(chunk.tokens) for chunk in plan.chunks[:-1]), initial=0))
+        rows = [first + row for first, own in zip(firsts, scored, strict=True) for row in own]
         logits = self.model.logits(hidden[rows])
         outputs = {}
-        for chunk, own in zip(plan.chunks, scored, strict=True):
-            outputs[chunk.request_id] = self._answer(chunk, islice(logits, len(own)))
+        for chunk, first, own in zip(plan.chunks, firsts, scored, strict=True):
+            if chunk.embed:
+                outputs[chunk.request_id] = self._embed(hidden[first : first + len(chunk.tokens)])
+            else:
+                outputs[chunk.request_id] = self._answer(chunk, islice(logits, len(own)), masks)
         return StepResult(plan.step, outputs)
 
     def close(self) -> None:
@@ -124,10 +135,17 @@ class ReferenceWorker:
             return 0
         return max(0, min(len(chunk.tokens), self._slots[chunk.slot].prompt_len - 1 - chunk.start))
 
-    def _answer(self, chunk: Chunk, logits: Iterator[np.ndarray]) -> ChunkOutput:
+    def _embed(self, hidden: np.ndarray) -> ChunkOutput:
+        mode = self.info.pooling
+        try:
+            return ChunkOutput(embedding=pool_rows(hidden[pooled_rows(mode, len(hidden))], mode))
+        except GenerationFailed as error:
+            return ChunkOutput(error=str(error))
+
+    def _answer(self, chunk: Chunk, logits: Iterator[np.ndarray], masks: Masks | None) -> ChunkOutput:
         """Score and sample one chunk, given the logits of its `_scored_rows`. An error ends this request only."""
         try:
-            return self._score_and_sample(chunk, logits)
+            return self._score_and_sample(chunk, logits, masks)
         except GenerationFailed as error:
             return ChunkOutput(error=str(error))
         except Exception as error:
@@ -136,7 +154,7 @@ class ReferenceWorker:
         finally:
             deque(logits, maxlen=0)  # rows after a refused draft or an error; the next chunk's come after them
 
-    def _score_and_sample(self, chunk: Chunk, logits: Iterator[np.ndarray]) -> ChunkOutput:
+    def _score_and_sample(self, chunk: Chunk, logits: Iterator[np.ndarray], masks: Masks | None) -> ChunkOutput:
         slot = self._slots[chunk.slot]
         params, tokens = slot.params, slot.tokens
         prompt = [
@@ -149,10 +167,17 @@ class ReferenceWorker:
             end = chunk.start + len(chunk.tokens)
             known = end - chunk.num_draft
             tokens[chunk.start : end] = chunk.tokens
+            allowed = masks.rows(chunk.request_id) if masks is not None else None
             choices = accept(
                 chunk.tokens[len(chunk.tokens) - chunk.num_draft :],
                 (
-                    self.sampler.sample(row, params, tokens[:length], slot.prompt_len)
+                    self.sampler.sample(
+                        row,
+                        params,
+                        tokens[:length],
+                        slot.prompt_len,
+                        None if allowed is None else allowed[length - known],
+                    )
                     for length, row in zip(range(known, end + 1), logits, strict=True)
                 ),
             )

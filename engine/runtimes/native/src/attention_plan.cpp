@@ -17,7 +17,8 @@ int partitions_of(const Chunk& chunk, int block_size) {
 }
 
 int64_t cost(const Batch& batch, const AttentionUnit& unit) {
-  return int64_t{batch.chunks[unit.chunk].start + unit.query + unit.queries} * unit.queries;
+  const Chunk& chunk = batch.chunks[unit.chunk];
+  return int64_t{chunk.bidirectional ? chunk.end() : chunk.start + unit.query + unit.queries} * unit.queries;
 }
 
 // Queries of a unit: UNIT_ROWS rows, or fewer where that leaves threads without work.

@@ -22,6 +22,9 @@ void check(const Chunk& chunk, const Program& program, Slots& slots) {
           "ends at to position " + std::to_string(end) + ", past the context");
   require(!program.tape.positions.data || end <= program.tape.positions.rows, chunk, "passes the learned positions");
   require(end <= static_cast<int64_t>(chunk.blocks.size()) * g.block_size, chunk, "has too few blocks");
+  require(!chunk.embed || !(chunk.start || chunk.num_draft || chunk.sample || chunk.prompt_logprobs), chunk,
+          "is to be embedded, and is no whole text or asks for tokens too");
+  require(chunk.embed || program.logits >= 0, chunk, "asks for tokens of a model that only embeds");
   for (int32_t token : chunk.tokens)
     require(token >= 0 && token < program.tape.embedding.rows, chunk, "holds the token " + std::to_string(token));
   for (int32_t block : chunk.blocks)
@@ -48,6 +51,12 @@ Batch make_batch(std::vector<Chunk> chunks, const Program& program, Slots& slots
     for (int i = 0; i < chunk.count(); i++) {
       batch.positions.push_back(chunk.start + i);
       batch.chunk_of.push_back(index);
+    }
+    if (chunk.embed) {
+      const EmbedRows rows = program.geometry.embed_rows;
+      const int begin = rows == EmbedRows::last ? chunk.count() - 1 : 0;
+      const int end = rows == EmbedRows::first ? 1 : chunk.count();
+      for (int i = begin; i < end; i++) batch.scored.push_back({first + i, index, false, i - begin});
     }
     const int scored = prompt_rows(chunk, slots.at(chunk.slot));
     for (int i = 0; i < scored; i++) batch.scored.push_back({first + i, index, false});

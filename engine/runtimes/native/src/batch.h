@@ -15,16 +15,18 @@ struct Chunk {
   int32_t num_draft;
   std::vector<int32_t> blocks;
   bool sample, prompt_logprobs;
+  bool embed = false, bidirectional = false;
 
   int32_t count() const { return static_cast<int32_t>(tokens.size()); }
   int32_t end() const { return start + count(); }
 };
 
-// A row whose logits are looked at.
+// A row whose logits are looked at, or its hidden state.
 struct ScoredRow {
   int32_t row;
   int32_t chunk;
-  bool draws;  // draws a token, or else scores the next token of the prompt
+  bool draws;           // draws a token, or else scores the next token of the prompt
+  int32_t hidden = -1;  // its place among the rows of a text to embed; -1: its logits are looked at
 };
 
 struct Batch {

@@ -8,15 +8,7 @@ namespace tgi {
 namespace {
 
 constexpr int CHUNKS_PER_THREAD = 4;  // of the panels of a linear
-
-// What a row-wise op writes
-int output_of(const Op& op) {
-  switch (op.code) {
-    case OpCode::norm: return op.operand[2];
-    case OpCode::activate: return op.operand[1];
-    default: return op.operand[0];  // embed, add
-  }
-}
+constexpr size_t CHUNK_BYTES = size_t{1} << 17;  // of a single row's chunk at most: the last one is waited for
 
 }  // namespace
 
@@ -59,20 +51,29 @@ void Executor::walk(const Batch& batch, const Look& look, int thread) {
   };
   const auto& phases = program_.phases;
   size_t head = 0;
-  for (; !phases[head].scored; head++) run_phase(phases[head], all);
+  for (; head < phases.size() && !phases[head].scored; head++) run_phase(phases[head], all);
   if (batch.scored.empty()) return;
   if (!all.single()) pool_.barrier();
 
   const int count = static_cast<int>(batch.scored.size());
   for (int first = 0; first < count; first += Workspace::TILE_ROWS) {
     const Part tile = part(thread, std::min(Workspace::TILE_ROWS, count - first), first);
+    const auto scored = batch.scored.begin() + first;
+    const bool wanted = std::any_of(scored, scored + tile.rows, [](const ScoredRow& row) { return row.hidden < 0; });
     for (size_t i = head - 1; i < phases.size(); i++) {
-      if (phases[i].scored) run_phase(phases[i], tile);
+      if (phases[i].scored) {
+        if (wanted || !program_.is_head(phases[i])) run_phase(phases[i], tile);
+        else row_ops(batch, tile, phases[i]);
+      }
       if (phases[i].joint >= 0 && ops[phases[i].joint].code == OpCode::gather)
         gather(batch, all, tile, ops[phases[i].joint]);
     }
+    if (!wanted && !tile.single()) pool_.barrier();  // which a head would have done
     pool_.share(tile.rows, 1, [&](int begin, int end) {
-      for (int row = begin; row < end; row++) look(first + row, row_of(tile, program_.logits, row), thread);
+      for (int row = begin; row < end; row++) {
+        const int buffer = scored[row].hidden < 0 ? program_.logits : program_.hidden;
+        look(first + row, row_of(tile, buffer, row), thread);
+      }
     });
   }
 }
@@ -174,8 +175,9 @@ void Executor::linear(const Part& part, const Op& op, const Op* next) {
   float* to = space_.shared(out);
   const int64_t stride = space_.stride(out);
   if (!part.single()) pool_.barrier();
-  const int grain = std::max(1, linear.panels / (pool_.threads() * CHUNKS_PER_THREAD));
-  pool_.share(linear.panels, grain, [&](int begin, int end) {
+  int grain = linear.panels / (pool_.threads() * CHUNKS_PER_THREAD);
+  if (part.single()) grain = std::min(grain, static_cast<int>(CHUNK_BYTES / linear.panel_bytes));
+  pool_.share(linear.panels, std::max(1, grain), [&](int begin, int end) {
     kernels_.multiply(linear, prepared(part), part.rows, begin, end, to, stride);
     if (!next || next->code != OpCode::scale_cap) return;
     const int first = begin * PANEL, width = std::min(end * PANEL, next->operand[1]) - first;
@@ -257,8 +259,8 @@ AttentionTask Executor::task(const Batch& batch, const Op& attend, const Attenti
   task.group = group;
   task.start = chunk.start + unit.query;
   task.num_queries = unit.queries;
-  task.length = task.start + unit.queries;
-  task.causal = 1;
+  task.length = chunk.bidirectional ? chunk.end() : task.start + unit.queries;
+  task.causal = !chunk.bidirectional;
   task.window = window;
   task.softcap = attend.number[0];
   task.queries = space_.shared(in) + row * space_.stride(in) + head;

@@ -15,8 +15,9 @@ class Executor {
  public:
   Executor(Pool& pool, const Kernels& kernels, const Program& program);
 
-  // What is done with a row of logits, on any of the threads: `index` counts the scored rows of the batch.
-  using Look = std::function<void(int index, const float* logits, int thread)>;
+  // What is done with a row of logits, or a hidden state, on any of the threads: `index` counts the scored rows of the
+  // batch.
+  using Look = std::function<void(int index, const float* numbers, int thread)>;
 
   void run(const Batch& batch, const Look& look);
   size_t kv_bytes() const { return pages_.bytes(); }

@@ -15,7 +15,7 @@ class Check {
     check_geometry();
     for (at_ = 0; at_ < static_cast<int>(tape_.ops.size()); at_++) check_op(tape_.ops[at_]);
     require(gathered_, "the tape gathers no rows to score");
-    require(program_.logits >= 0, "no linear follows the gather");
+    find_ends();
     require(geometry_.num_tokens >= 1 && geometry_.num_tokens <= program_.vocab_size(),
             "num_tokens is not in 1 .. vocabulary");
   }
@@ -41,6 +41,16 @@ class Check {
     for (const Rope& rope : tape_.ropes)
       require(static_cast<int>(rope.inv_freq.size()) * 2 <= g.head_dim, "a rope turns more than a head has");
     for (int width : tape_.buffers) require(width >= 1, "a buffer without a width");
+  }
+
+  // The head is a linear at the end, with a scale_cap behind it or not.
+  void find_ends() {
+    const size_t last = tape_.ops.size() - 1;
+    const Op& op = tape_.ops[tape_.ops[last].code == OpCode::scale_cap ? last - 1 : last];
+    const bool head = op.code == OpCode::linear;
+    program_.logits = head ? op.operand[2] : -1;
+    program_.hidden = head ? op.operand[0] : output_of(op);
+    require(program_.scored[program_.hidden], "the tape ends with rows that are not gathered");
   }
 
   void check_op(const Op& op) {
@@ -80,7 +90,6 @@ class Check {
     require(out != in, "writes what it reads");
     writes(out, tape_.linears[linear]->outputs);
     program_.joint[out] = 1;
-    if (gathered_) program_.logits = out;
   }
 
   void check_qkv(const Op& op) {
@@ -179,9 +188,21 @@ Program::Program(Tape the_tape, Geometry the_geometry)
       geometry(the_geometry),
       scored(tape.buffers.size()),
       joint(tape.buffers.size()),
+      hidden(-1),
       logits(-1) {
   Check(*this).run();
   phases = cut(tape.ops);
+}
+
+int32_t output_of(const Op& op) {
+  switch (op.code) {
+    case OpCode::norm:
+    case OpCode::linear: return op.operand[2];
+    case OpCode::attend:
+    case OpCode::activate:
+    case OpCode::gather: return op.operand[1];
+    default: return op.operand[0];  // embed, qkv, add, scale_cap
+  }
 }
 
 OpCode find_op(const std::string& name) {

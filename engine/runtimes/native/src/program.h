@@ -21,7 +21,7 @@ enum class OpCode : int32_t {
   attend,    // qkv buffer, out buffer, layer, window (0: none); soft cap (0: none)
   activate,  // in buffer [gate | up] or [up], out buffer, width, kind, gated
   add,       // x buffer, y buffer, width; scale:  x += scale * y
-  gather,    // in buffer, out buffer, width: the rows whose logits are asked for; all later ops work on those rows
+  gather,    // in buffer, out buffer, width: the rows that are asked for; all later ops work on those rows
   scale_cap, // buffer, width; scale, cap.  Follows the linear that writes the buffer.
 };
 
@@ -62,6 +62,9 @@ struct Tape {
   Table positions;
 };
 
+// Which rows of a text to embed are asked for.
+enum class EmbedRows : int32_t { all, first, last };
+
 // The sizes that no op carries.
 struct Geometry {
   int32_t num_layers, num_heads, num_kv_heads, head_dim;
@@ -69,6 +72,7 @@ struct Geometry {
   int32_t num_blocks, block_size;
   int32_t num_slots, max_context;
   int32_t num_tokens;
+  EmbedRows embed_rows = EmbedRows::last;
 };
 
 // Row-wise ops, then one op that needs other rows or another split of the work: a linear, qkv with its attend, a
@@ -86,15 +90,22 @@ struct Program {
   std::vector<Phase> phases;
   std::vector<uint8_t> scored;  // for each buffer: its rows are gathered ones
   std::vector<uint8_t> joint;   // for each buffer: a linear or attend writes it, all threads together
-  int32_t logits;               // the buffer that the last linear writes
+  int32_t hidden;  // the buffer that the head reads, or the last one written where there is no head
+  int32_t logits;  // the buffer that the head writes, the linear at the end; -1: there is none
 
   // Throws std::invalid_argument where the tape does not fit together.
   Program(Tape tape, Geometry geometry);
 
   const float* vector(int32_t index) const { return index < 0 ? nullptr : tape.vectors[index].data(); }
-  int32_t vocab_size() const { return tape.buffers[logits]; }
+  int32_t vocab_size() const { return logits < 0 ? static_cast<int32_t>(tape.embedding.rows) : tape.buffers[logits]; }
+  int32_t hidden_size() const { return tape.buffers[hidden]; }
+  bool is_head(const Phase& phase) const {
+    return logits >= 0 && phase.joint >= 0 && tape.ops[phase.joint].code == OpCode::linear &&
+           tape.ops[phase.joint].operand[2] == logits;
+  }
 };
 
+int32_t output_of(const Op& op);  // the buffer that it writes
 OpCode find_op(const std::string& name);  // throws std::invalid_argument
 
 }  // namespace tgi

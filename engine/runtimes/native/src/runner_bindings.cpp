@@ -52,6 +52,13 @@ Table make_table(const Bytes& bytes, WeightKind kind) {
   return {bytes.data(), static_cast<int64_t>(bytes.shape(0)), static_cast<int32_t>(bytes.shape(1) / size), kind};
 }
 
+EmbedRows find_embed_rows(const std::string& name) {
+  if (name == "all") return EmbedRows::all;
+  if (name == "first") return EmbedRows::first;
+  if (name == "last") return EmbedRows::last;
+  throw std::invalid_argument("unknown rows to embed '" + name + "'");
+}
+
 void make_program(PythonProgram* self, nb::object pool, const std::string& isa, std::vector<int32_t> buffers,
                   const std::vector<PythonOp>& ops, nb::object linears, const std::vector<Floats>& vectors,
                   Bytes embedding, std::optional<Bytes> positions, const std::string& embedding_kind,
@@ -65,7 +72,7 @@ void make_program(PythonProgram* self, nb::object pool, const std::string& isa, 
   for (const auto& [inv_freq, factor, interleaved] : ropes)
     tape.ropes.push_back({{inv_freq.data(), inv_freq.data() + inv_freq.size()}, factor, interleaved});
   tape.embedding = make_table(embedding, kind);
-  tape.positions = positions ? make_table(*positions, kind) : Table{nullptr, 0, 0, kind};
+  tape.positions = positions ? make_table(*positions, WeightKind::f32) : Table{nullptr, 0, 0, WeightKind::f32};
   geometry.kv_kind = find_kv_kind(kv_kind);
   auto runner = std::make_unique<Runner>(nb::cast<Pool&>(pool), find_kernels(isa), Program(std::move(tape), geometry));
   new (self) PythonProgram{std::move(embedding), std::move(positions), std::move(pool), std::move(linears),
@@ -93,7 +100,8 @@ std::vector<Chunk> make_chunks(nb::handle chunks) {
     made.push_back({nb::cast<int32_t>(chunk.attr("slot")), nb::cast<int32_t>(chunk.attr("start")),
                     integers(chunk.attr("tokens")), nb::cast<int32_t>(chunk.attr("num_draft")),
                     integers(chunk.attr("blocks")), nb::cast<bool>(chunk.attr("sample")),
-                    nb::cast<bool>(chunk.attr("prompt_logprobs"))});
+                    nb::cast<bool>(chunk.attr("prompt_logprobs")), nb::cast<bool>(chunk.attr("embed")),
+                    nb::cast<bool>(chunk.attr("bidirectional"))});
   return made;
 }
 
@@ -117,30 +125,72 @@ nb::list make_rows(const std::vector<Choice>& choices) {
   return rows;
 }
 
-nb::list step(PythonProgram& self, nb::handle chunks) {
+nb::ndarray<nb::numpy, float> make_matrix(std::vector<float> from, size_t width) {
+  auto numbers = std::make_unique<std::vector<float>>(std::move(from));
+  const size_t rows = numbers->size() / width;
+  float* data = numbers->data();
+  nb::capsule owner(numbers.release(), [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
+  return nb::ndarray<nb::numpy, float>(data, {rows, width}, owner);
+}
+
+// What `masks` returns, once it is called: for each chunk an array [num_draft + 1, words], or None.
+class PythonMasks {
+ public:
+  PythonMasks(nb::object masks, const std::vector<Chunk>& chunks, int vocab_size)
+      : masks_(std::move(masks)), words_((static_cast<size_t>(vocab_size) + 31) / 32) {
+    for (const Chunk& chunk : chunks) rows_.push_back(static_cast<size_t>(chunk.num_draft) + 1);
+  }
+
+  // Any thread may call it.
+  std::vector<Allowed> operator()() {
+    nb::gil_scoped_acquire held;
+    arrays_ = nb::cast<std::vector<std::optional<Masks>>>(masks_());
+    if (arrays_.size() != rows_.size()) throw std::invalid_argument("there must be a mask, or None, for each chunk");
+    std::vector<Allowed> allowed(rows_.size());
+    for (size_t i = 0; i < rows_.size(); i++) {
+      if (!arrays_[i]) continue;
+      if (arrays_[i]->shape(0) < rows_[i] || arrays_[i]->shape(1) < words_)
+        throw std::invalid_argument("a mask has too few rows or words");
+      allowed[i] = {arrays_[i]->data(), arrays_[i]->shape(1)};
+    }
+    return allowed;
+  }
+
+ private:
+  using Masks = nb::ndarray<const uint32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+  nb::object masks_;
+  size_t words_;
+  std::vector<size_t> rows_;  // that are needed, of each chunk
+  std::vector<std::optional<Masks>> arrays_;
+};
+
+nb::list step(PythonProgram& self, nb::handle chunks, nb::object masks) {
   std::vector<Chunk> made = make_chunks(chunks);
   std::vector<ChunkChoices> choices;
+  PythonMasks wait(masks, made, self.runner->vocab_size());
+  const AllowedTokens allowed = masks.is_none() ? AllowedTokens() : [&] { return wait(); };
   {
     nb::gil_scoped_release release;
-    choices = self.runner->step(std::move(made));
+    choices = self.runner->step(std::move(made), allowed);
   }
   nb::list result;
-  for (const ChunkChoices& chunk : choices)
-    result.append(nb::make_tuple(make_rows(chunk.prompt), make_rows(chunk.drawn)));
+  for (ChunkChoices& chunk : choices) {
+    if (chunk.hidden.empty())
+      result.append(nb::make_tuple(make_rows(chunk.prompt), make_rows(chunk.drawn)));
+    else
+      result.append(make_matrix(std::move(chunk.hidden), static_cast<size_t>(self.runner->hidden_size())));
+  }
   return result;
 }
 
 nb::ndarray<nb::numpy, float> logits(PythonProgram& self, nb::handle chunks) {
   std::vector<Chunk> made = make_chunks(chunks);
-  auto numbers = std::make_unique<std::vector<float>>();
+  std::vector<float> numbers;
   {
     nb::gil_scoped_release release;
-    *numbers = self.runner->logits(std::move(made));
+    numbers = self.runner->logits(std::move(made));
   }
-  const size_t width = static_cast<size_t>(self.runner->vocab_size()), rows = numbers->size() / width;
-  float* data = numbers->data();
-  nb::capsule owner(numbers.release(), [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
-  return nb::ndarray<nb::numpy, float>(data, {rows, width}, owner);
+  return make_matrix(std::move(numbers), static_cast<size_t>(self.runner->vocab_size()));
 }
 
 void enter(PythonProgram& self, nb::handle request) {
@@ -164,9 +214,10 @@ void bind_runner(nb::module_& m) {
              const std::vector<PythonOp>& ops, nb::object linears, const std::vector<Floats>& vectors, Bytes embedding,
              std::optional<Bytes> positions, const std::string& embedding_kind, const std::vector<PythonRope>& ropes,
              int num_layers, int num_heads, int num_kv_heads, int head_dim, const std::string& kv_kind, int num_blocks,
-             int block_size, int num_slots, int max_context, int num_tokens) {
-            const Geometry geometry{num_layers, num_heads,  num_kv_heads, head_dim,    KvKind::f32,
-                                    num_blocks, block_size, num_slots,    max_context, num_tokens};
+             int block_size, int num_slots, int max_context, int num_tokens, const std::string& embed_rows) {
+            const Geometry geometry{num_layers, num_heads, num_kv_heads, head_dim,   KvKind::f32,
+                                    num_blocks, block_size, num_slots,   max_context, num_tokens,
+                                    find_embed_rows(embed_rows)};
             make_program(self, std::move(pool), isa, std::move(buffers), ops, std::move(linears), vectors,
                          std::move(embedding), std::move(positions), embedding_kind, ropes, kv_kind, geometry);
           },
@@ -174,13 +225,13 @@ void bind_runner(nb::module_& m) {
           nb::arg("vectors"), nb::arg("embedding"), nb::arg("positions").none(), nb::arg("embedding_kind"),
           nb::arg("ropes"), nb::arg("num_layers"), nb::arg("num_heads"), nb::arg("num_kv_heads"), nb::arg("head_dim"),
           nb::arg("kv_kind"), nb::arg("num_blocks"), nb::arg("block_size"), nb::arg("num_slots"),
-          nb::arg("max_context"), nb::arg("num_tokens"))
+          nb::arg("max_context"), nb::arg("num_tokens"), nb::arg("embed_rows") = "last")
       .def_prop_ro("isa", [](const PythonProgram& self) { return self.runner->kernels().name; })
       .def_prop_ro("kv_bytes", [](const PythonProgram& self) { return self.runner->kv_bytes(); })
       .def("enter", &enter, nb::arg("enter"))
       .def("leave", [](PythonProgram& self, int slot) { self.runner->slots().leave(slot); }, nb::arg("slot"))
       .def("tokens", &tokens, nb::arg("slot"))
-      .def("step", &step, nb::arg("chunks"))
+      .def("step", &step, nb::arg("chunks"), nb::arg("masks").none() = nb::none())
       .def("logits", &logits, nb::arg("chunks"));
   m.def(
       "kv_block_bytes",

@@ -29,6 +29,7 @@ SamplingParams sampling_params(nb::handle params) {
   result.min_p = nb::cast<double>(params.attr("min_p"));
   result.repetition_penalty = nb::cast<double>(params.attr("repetition_penalty"));
   result.frequency_penalty = nb::cast<double>(params.attr("frequency_penalty"));
+  result.relative_frequency = nb::cast<bool>(params.attr("relative_frequency"));
   result.presence_penalty = nb::cast<double>(params.attr("presence_penalty"));
   for (nb::handle item : params.attr("logit_bias"))
     result.bias.push_back(nb::cast<std::pair<int64_t, double>>(item));
@@ -44,6 +45,7 @@ SamplingParams sampling_params(nb::handle params) {
 namespace {
 
 using Row = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Words = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Tokens = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // A row as the kernels want it: aligned, with room after it.
@@ -61,7 +63,10 @@ class PythonSampler {
   PythonSampler(int vocab_size, std::optional<int> num_tokens, const std::string& isa)
       : sampler_(vocab_size, num_tokens.value_or(vocab_size), find_kernels(isa)), vocab_size_(vocab_size) {}
 
-  nb::object sample(const Row& logits, nb::handle params, nb::handle tokens, int64_t prompt_len) const {
+  nb::object sample(const Row& logits, nb::handle params, nb::handle tokens, int64_t prompt_len,
+                    const std::optional<Words>& allowed) const {
+    if (allowed && allowed->size() * 32 < (size_t)vocab_size_)
+      throw nb::value_error("`allowed` has fewer bits than the vocabulary has tokens");
     const AlignedRow row = aligned(checked(logits));
     const SamplingParams read = sampling_params(params);
     nb::module_ numpy = nb::module_::import_("numpy");
@@ -72,7 +77,8 @@ class PythonSampler {
     Choice choice;
     {
       nb::gil_scoped_release free;
-      choice = sampler_.sample(row.get(), read, known.data(), (int64_t)known.size(), prompt_len, scratch());
+      choice = sampler_.sample(row.get(), read, known.data(), (int64_t)known.size(), prompt_len, scratch(),
+                               allowed ? allowed->data() : nullptr);
     }
     return nb::module_::import_("engine.sample").attr("Choice")(fit(choice).token, choice.logprob, top(choice));
   }
@@ -123,7 +129,8 @@ void bind_sampler(nb::module_& module) {
   nb::class_<PythonSampler>(module, "Sampler", "The sampler of this runtime, for tests: see engine.sample.Sampler.")
       .def(nb::init<int, std::optional<int>, const std::string&>(), "vocab_size"_a, "num_tokens"_a = nb::none(),
            "isa"_a = "")
-      .def("sample", &PythonSampler::sample, "logits"_a, "params"_a, "tokens"_a, "prompt_len"_a)
+      .def("sample", &PythonSampler::sample, "logits"_a, "params"_a, "tokens"_a, "prompt_len"_a,
+           "allowed"_a = nb::none())
       .def("score", &PythonSampler::score, "logits"_a, "token"_a, "top_n"_a = 0);
 }
 

@@ -78,10 +78,11 @@ Sampler::Sampler(int vocab_size, int num_tokens, const Kernels& kernels)
     : vocab_size_(vocab_size), num_tokens_(std::min(vocab_size, num_tokens)), kernels_(kernels) {}
 
 Choice Sampler::sample(const float* logits, const SamplingParams& params, const int64_t* tokens, int64_t count,
-                       int64_t prompt_len, Scratch& scratch) const {
+                       int64_t prompt_len, Scratch& scratch, const uint32_t* allowed) const {
   Choice choice;
-  if (counts_tokens(params) || !params.bias.empty()) {
-    const double* row = penalise(logits, vocab_size_, params, tokens, count, prompt_len, scratch);
+  if (counts_tokens(params) || !params.bias.empty() || allowed) {
+    double* row = penalise(logits, vocab_size_, params, tokens, count, prompt_len, scratch);
+    if (allowed) forbid(row, num_tokens_, allowed);
     choice = draw(row, argmax(row, num_tokens_), params, count, scratch);
   } else {
     choice = draw(logits, kernels_.argmax(logits, num_tokens_), params, count, scratch);

@@ -12,6 +12,7 @@ namespace tgi {
 struct SamplingParams {
   double temperature = 0, top_p = 1, typical_p = 1, min_p = 0;
   double repetition_penalty = 1, frequency_penalty = 0, presence_penalty = 0;
+  bool relative_frequency = false;
   int64_t top_k = 0;
   int32_t top_n = 0;  // how many alternatives to report
   bool logprobs = false, raw_logprobs = false;
@@ -40,9 +41,10 @@ class Sampler {
   // readable up to a multiple of 16 entries, as the kernels have it.
   Sampler(int vocab_size, int num_tokens, const Kernels& kernels);
 
-  // The token that follows tokens[0, count), of which the first `prompt_len` are the prompt.
+  // The token that follows tokens[0, count), of which the first `prompt_len` are the prompt. `allowed` has a bit for
+  // each token that a grammar lets follow, the lowest id in the lowest bit; null is every token.
   Choice sample(const float* logits, const SamplingParams& params, const int64_t* tokens, int64_t count,
-                int64_t prompt_len, Scratch& scratch) const;
+                int64_t prompt_len, Scratch& scratch, const uint32_t* allowed = nullptr) const;
   // The log probability of `token` under the model's own distribution, and the `top_n` most probable tokens.
   Choice score(const float* logits, int64_t token, int top_n, Scratch& scratch) const;
 

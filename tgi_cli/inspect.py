@@ -58,6 +58,7 @@ class Report:
     weight_bytes: int | None  # on disk
     kv_bytes_per_token: int | None
     memory_bytes: int | None
+    pooling: str | None  # how an encoder makes vectors; None for a model that generates
     problem: str | None  # why this version cannot run it
 
     def as_json(self) -> dict[str, Any]:
@@ -140,6 +141,7 @@ def examine(name: str, path: Path) -> Report:
     spec, spec_problem = _spec(path, config)
     tokens, has_template, tokenizer_problem = _tokenizer(path)
     count, kv = _needs(spec) if spec else (None, None)
+    pooling, pooling_problem = _pooling(path, spec) if spec else (None, None)
     memory = count * FLOAT32 + kv * spec.max_context if spec and count is not None and kv is not None else None
     return Report(
         model=name,
@@ -154,7 +156,8 @@ def examine(name: str, path: Path) -> Report:
         weight_bytes=stored[1] if stored else None,
         kv_bytes_per_token=kv,
         memory_bytes=memory,
-        problem=weights_problem or spec_problem or tokenizer_problem,
+        pooling=pooling,
+        problem=weights_problem or spec_problem or pooling_problem or tokenizer_problem,
     )
 
 
@@ -172,6 +175,18 @@ def _spec(path: Path, config: Mapping[str, Any]) -> tuple["ModelSpec | None", st
     except StartError as error:
         return spec, str(error)
     return spec, None
+
+
+def _pooling(path: Path, spec: "ModelSpec") -> tuple[str | None, str | None]:
+    """How an encoder makes vectors, and what keeps a model from making them."""
+    from engine.errors import StartError
+    from engine.models.pooling import find_pooling
+
+    try:
+        found = find_pooling(path, spec)
+    except StartError as error:
+        return None, str(error)
+    return None if spec.causal else found.mode, None
 
 
 def _weights(path: Path) -> tuple[tuple[int, int] | None, str | None, str | None]:
@@ -203,11 +218,12 @@ def _tokenizer(path: Path) -> tuple[int | None, bool, str | None]:
 
 
 def _needs(spec: "ModelSpec") -> tuple[int, int]:
-    """Parameters, and bytes of KV cache for one token."""
+    """Parameters, and bytes of KV cache for one token; an encoder keeps nothing."""
     from engine.models.spec import parameters
 
     count = sum(math.prod(shape) for shape in parameters(spec).values())
-    return count, 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * FLOAT32
+    kept = spec.num_layers if spec.causal else 0
+    return count, 2 * kept * spec.num_kv_heads * spec.head_dim * FLOAT32
 
 
 def _sizes(spec: "ModelSpec") -> Sizes:
@@ -264,6 +280,9 @@ def _table(report: Report) -> list[tuple[str, str]]:
     if sizes.kv_heads and sizes.heads:
         heads += f" over {sizes.kv_heads} of keys and values"
     head = {True: "tied to the embedding", False: "of its own", None: "unknown"}[sizes.tied]
+    kept = f"{ui.size(report.kv_bytes_per_token)} a token" if report.kv_bytes_per_token else "unknown"
+    if report.pooling is not None:
+        head, kept = f"none: it makes vectors, pooling by {report.pooling}", "none"
     tokenizer = f"{report.tokenizer:,} tokens" if report.tokenizer else "none that can be read"
     return [
         ("model", report.model),
@@ -279,7 +298,7 @@ def _table(report: Report) -> list[tuple[str, str]]:
         ("tokenizer", tokenizer),
         ("chat template", "yes" if report.chat_template else "no"),
         ("on disk", ui.size(report.weight_bytes) if report.weight_bytes else "unknown"),
-        ("KV cache", f"{ui.size(report.kv_bytes_per_token)} a token" if report.kv_bytes_per_token else "unknown"),
+        ("KV cache", kept),
         ("memory", f"{ui.size(report.memory_bytes)} with one full context" if report.memory_bytes else "unknown"),
         ("runs here", f"no: {report.problem}" if report.problem else "yes"),
     ]

@@ -26,7 +26,6 @@ Switch = partial(Flag, kind=bool)
 
 ONE_DEVICE = "the model runs on one device, in one engine process"
 NO_GPU = "no runtime of this version uses a GPU"
-NO_TRACES = "traces are not exported yet"
 NO_WATERMARK = "answers are not watermarked yet"
 NO_TUNNEL = "there is no ngrok tunnel; put a reverse proxy in front"
 
@@ -87,8 +86,12 @@ LIMITS = (
     Count("max-top-n-tokens", "Largest top_n_tokens", at_least=0, fills="server.max_top_n_tokens"),
     Count("max-client-batch-size", "Prompts in one request", fills="server.max_client_batch_size"),
     Count("payload-limit", "Largest request body, in bytes", fills="server.payload_limit"),
-    Switch("enable-prefill-logprobs", "Allow logprobs of prompt tokens", fills="server.enable_prefill_logprobs"),
-    Switch("disable-grammar-support", "Refuse grammars", no_effect="this version refuses grammars anyway"),
+    Switch(
+        "enable-prefill-logprobs",
+        "Allow logprobs of prompt tokens; only asked with --tgi-compat strict",
+        fills="server.enable_prefill_logprobs",
+    ),
+    Switch("disable-grammar-support", "Refuse grammars", fills="server.disable_grammar_support"),
     Count("max-image-fetch-size", "Largest image, in bytes", at_least=0, no_effect="no images are read or fetched"),
     Count("validation-workers", "Threads that tokenize prompts", fills="server.validation_workers"),
 )
@@ -136,7 +139,12 @@ BATCHING = (
 SERVER = (
     Flag("hostname", "Address to listen on; 0.0.0.0 is every one", env="TGI_HOSTNAME", fills="server.hostname"),
     Port("port", "Port to listen on", short="p", fills="server.port"),
-    Flag("api-key", "Key that requests must bring; safer in the environment or a file", metavar="KEY", secret=True),
+    Flag(
+        "api-key",
+        "Key that requests must bring, or several with spaces between; safer in the environment or a file",
+        metavar="KEY",
+        secret=True,
+    ),
     Flag(
         "cors-allow-origin",
         "Origin that a browser may call from; repeatable",
@@ -152,8 +160,13 @@ SERVER = (
         fills="server.graceful_termination_timeout",
     ),
     Switch("json-output", "Log in JSON"),
-    Flag("otlp-endpoint", "Where to send traces", metavar="URL", no_effect=NO_TRACES),
-    Flag("otlp-service-name", "Service name in traces", no_effect=NO_TRACES),
+    Flag(
+        "otlp-endpoint",
+        "Where to send traces, over gRPC; needs the extra otel",
+        metavar="URL",
+        fills="server.otlp_endpoint",
+    ),
+    Flag("otlp-service-name", "Service name in traces", fills="server.otlp_service_name"),
     Flag("usage-stats", "Report usage", choices=("on", "no-stack", "off"), no_effect="nothing is ever reported"),
     Port("prometheus-port", "Port of the metrics", no_effect="/metrics is on the server's own port"),
     Switch("ngrok", "Open an ngrok tunnel", no_effect=NO_TUNNEL),
@@ -175,6 +188,48 @@ HARDWARE = (
 )
 
 OURS = (
+    Flag(
+        "embedding-model-id",
+        "Encoder to answer embedding requests with, beside the model",
+        metavar="MODEL",
+        fills="server.embedding_model_id",
+    ),
+    Count(
+        "max-embedding-batch-size",
+        "Texts in one embedding request",
+        fills="server.max_embedding_batch_size",
+    ),
+    Flag(
+        "tgi-compat",
+        "strict: TGI's behaviour also where ours is better",
+        choices=("default", "strict"),
+        env="TGI_COMPAT",
+        fills="server.tgi_compat",
+    ),
+    Flag(
+        "logprobs",
+        "Log probabilities of the model itself, or after penalties and filters, as TGI's",
+        choices=("raw", "processed"),
+        fills="server.logprobs",
+    ),
+    Flag(
+        "tool-call-parser",
+        "How the model writes tool calls; auto: as its chat template shows",
+        choices=("auto", "llama3", "mistral", "hermes", "json", "none"),
+        fills="server.tool_call_parser",
+    ),
+    Flag(
+        "reasoning-parser",
+        "How the model marks its reasoning; auto: as its chat template shows",
+        choices=("auto", "think", "none"),
+        fills="server.reasoning_parser",
+    ),
+    Count("max-n", "Answers to one prompt on OpenAI's routes (n)", fills="server.max_n"),
+    Switch(
+        "public-info",
+        "Answer without a key where TGI does: /info, the model list, the documentation",
+        fills="server.public_info",
+    ),
     Flag("config", "TOML file of flags, such as max_batch_size = 32", metavar="FILE"),
     Flag("preset", "Flags that belong together, from configs/serve", choices=("latency", "throughput")),
     Flag("runtime", "What computes the model", metavar="NAME", fills="model.runtime"),

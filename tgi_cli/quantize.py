@@ -13,6 +13,7 @@ from tgi_cli import ui
 from tgi_cli.models import find_model
 
 COPIED = ("*.json", "*.jinja", "*.txt", "*.md", "LICENSE*", "tokenizer.model")  # whatever else belongs to a model
+POOLING = "*_Pooling/config.json"  # of an encoder
 NOT_COPIED = ("config.json", "*.safetensors.index.json")
 
 
@@ -61,3 +62,6 @@ def _copy_files(source: Path, target: Path) -> None:
     for file in sorted({file for pattern in COPIED for file in source.glob(pattern)}):
         if file.is_file() and not any(file.match(pattern) for pattern in NOT_COPIED):
             shutil.copyfile(file, target / file.name)
+    for file in source.glob(POOLING):
+        (target / file.parent.name).mkdir()
+        shutil.copyfile(file, target / file.parent.name / file.name)

@@ -55,7 +55,11 @@ def serve(
         revision = None
     name, path = find_model(settings["model_id"], revision, settings["huggingface_hub_cache"])
     _check_context(settings, path)
-    _run(settings.engine_options(path), settings.server_options(name), inline=bool(settings["inline"]))
+    encoder = None
+    if settings["embedding_model_id"] is not None:
+        _, encoder_path = find_model(settings["embedding_model_id"], None, settings["huggingface_hub_cache"])
+        encoder = settings.encoder_options(encoder_path)
+    _run(settings.engine_options(path), settings.server_options(name), encoder, inline=bool(settings["inline"]))
 
 
 def _check_context(settings: Settings, path: Path) -> None:
@@ -70,9 +74,10 @@ def _check_context(settings: Settings, path: Path) -> None:
             raise ConfigError(f"{setting.source} {setting.value}: this model supports at most {most}")
 
 
-def _run(engine: EngineOptions, server: ServerOptions, *, inline: bool) -> None:
+def _run(engine: EngineOptions, server: ServerOptions, encoder: EngineOptions | None, *, inline: bool) -> None:
     from engine.client import InlineClient, ProcessClient
     from engine.server.run import serve as serve_http
+    from engine.server.service import Embedder
     from engine.text.tokenizer import Tokenizer
 
     log.info("loading %s for %s:%d", server.model_id, server.hostname, server.port)
@@ -80,8 +85,12 @@ def _run(engine: EngineOptions, server: ServerOptions, *, inline: bool) -> None:
         log.warning("everyone who reaches %s may use this server; set API_KEY to ask for a key", server.hostname)
     template = server.tokenizer_config_path
     tokenizer = Tokenizer.load(Path(engine.model.path), Path(template) if template else None)
-    client = InlineClient(engine) if inline else ProcessClient(engine)
-    serve_http(client, tokenizer, server, on_ready=_announce)
+    kind = InlineClient if inline else ProcessClient
+    embedder = None
+    if encoder is not None and server.embedding_model_id is not None:
+        log.info("loading %s for embeddings", server.embedding_model_id)
+        embedder = Embedder(server.embedding_model_id, kind(encoder), Tokenizer.load(Path(encoder.model.path)))
+    serve_http(kind(engine), tokenizer, server, on_ready=_announce, encoder=embedder)
 
 
 def _announce(url: str, info: "EngineInfo") -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.config import EngineOptions, ServerOptions
+from engine.config import EngineOptions, ModelOptions, ServerOptions
 from engine.errors import ConfigError
 from tgi_cli.flags import Flag, Value, as_written
 from tgi_cli.options import BY_KEY, FLAGS, SECTIONS
@@ -49,6 +49,14 @@ class Settings:
         options = {name: SECTIONS[name](**values) for name, values in parts.items()}
         return EngineOptions(**options, json_logs=bool(self["json_output"]))
 
+    def encoder_options(self, model_path: Path) -> EngineOptions:
+        """For an encoder beside the model: on the same runtime, the rest is its own."""
+        of_model = self._section("model")
+        model = ModelOptions(
+            path=str(model_path), **{key: of_model[key] for key in ("runtime", "threads") if key in of_model}
+        )
+        return EngineOptions(model=model, json_logs=bool(self["json_output"]))
+
     def server_options(self, model_id: str) -> ServerOptions:
         return ServerOptions(model_id=model_id, api_keys=self._api_keys(), **self._section("server"))
 
@@ -57,7 +65,7 @@ class Settings:
         return {path.split(".")[1]: value for path, value in fills if path and path.startswith(f"{name}.")}
 
     def _api_keys(self) -> tuple[str, ...]:
-        keys = [self["api_key"]] if "api_key" in self.made else []
+        keys = self["api_key"].split() if "api_key" in self.made else []  # no header can carry a key with a space
         if "api_key_file" in self.made:
             file = Path(self["api_key_file"]).expanduser()
             lines = [line.strip() for line in _read(file, self.made["api_key_file"].source).splitlines()]

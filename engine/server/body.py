@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import Request
 
+from engine.server import strict
 from engine.server.errors import BadJSON, PayloadTooLarge, UnsupportedMediaType, WrongShape
 
 LARGE_BODY = 1 << 16  # bytes from which decoding leaves the event loop
@@ -26,16 +27,26 @@ async def read_struct(request: Request, decoder: msgspec.json.Decoder[T], limit:
 
     Raises UnsupportedMediaType (415), PayloadTooLarge (413), BadJSON (400) and WrongShape (422).
     """
-    _check_content_type(request)
-    body = await _read(request, limit)
+    body = await read_body(request, limit)
+    del request.state.body  # or it would be held as long as the answer takes
+    as_tgi = request.app.state.strict
     if len(body) < LARGE_BODY:
-        return decode(body, decoder)
-    return await asyncio.get_running_loop().run_in_executor(executor, decode, body, decoder)
+        return decode(body, decoder, as_tgi=as_tgi)
+    return await asyncio.get_running_loop().run_in_executor(executor, decode, body, decoder, as_tgi)
 
 
-def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body of a request that is declared to be JSON, for a route that passes the request on to another."""
+    if not hasattr(request.state, "body"):
+        _check_content_type(request)
+        request.state.body = await _read(request, limit)
+    return bytes(request.state.body)
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T], as_tgi: bool = False) -> T:
+    """The struct in a body; with `as_tgi` only what TGI reads of it."""
     try:
-        decoded = decoder.decode(body)
+        decoded = decoder.decode(strict.as_tgi_reads(decoder.type, body) if as_tgi else body)
         _unique_keys.decode(body.decode())
     except msgspec.ValidationError as error:
         raise WrongShape(f"Failed to deserialize the JSON body into the target type: {_describe(error)}") from None

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from engine.server import strict
 from engine.server.generation import Generation, Step
 from engine.server.openai import finish_reason
 from engine.server.schema.completions import CompletionBody, CompletionChoice, CompletionLogprobs
+from engine.server.service import Service
 from engine.text.output import Piece
-from engine.text.tokenizer import Tokenizer
-from engine.types import TokenScore
+from engine.types import FinishReason, TokenScore
 
 
 def scores_only(body: CompletionBody) -> bool:
@@ -21,9 +22,10 @@ def scores_only(body: CompletionBody) -> bool:
 class Choice:
     """One answer to one prompt, as a whole or as a stream."""
 
-    def __init__(self, tokenizer: Tokenizer, body: CompletionBody, index: int, generation: Generation) -> None:
+    def __init__(self, here: Service, body: CompletionBody, index: int, generation: Generation) -> None:
         self.generation = generation
-        self._tokenizer = tokenizer
+        self._here = here
+        self._tokenizer = here.tokenizer
         self._body = body
         self._index = index
         self._started = False
@@ -37,7 +39,7 @@ class Choice:
         if body.echo and logprobs is not None:
             logprobs = _join(self._prompt_logprobs(), logprobs)
         text = (generation.prepared.inputs if body.echo else "") + generation.text
-        return self._choice(text, logprobs, finish_reason(generation.finish_reason))
+        return self._choice(text, logprobs, finish_reason(generation.finish_reason, self._here))
 
     def stream(self, step: Step) -> Iterator[CompletionChoice]:
         """The choices that a step makes: before the first the prompt where it is echoed, then one a token."""
@@ -47,8 +49,13 @@ class Choice:
         if scores_only(self._body):
             return
         for i, piece in enumerate(step.pieces):
-            finish = finish_reason(step.finish_reason) if i == len(step.pieces) - 1 else None
+            finish = self._streamed(step.finish_reason if i == len(step.pieces) - 1 else None)
             yield self._choice(piece.text, self._answer_logprobs([piece]), finish)
+
+    def _streamed(self, reason: FinishReason | None) -> str | None:
+        if self._here.strict:
+            return strict.finish_reason(reason, streamed_completion=True)
+        return finish_reason(reason)
 
     def _echo(self, finish: str | None) -> CompletionChoice:
         logprobs = None if self._body.logprobs is None else self._prompt_logprobs()

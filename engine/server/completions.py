@@ -8,14 +8,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
-from engine.server import limits
+from engine.server import limits, strict
 from engine.server.body import read_struct
 from engine.server.completion_choices import Choice, scores_only
 from engine.server.endpoint import Endpoint
 from engine.server.errors import BatchTooLarge, SuffixUnsupported
 from engine.server.generation import Generation, Prepared, Stopwatch, merge, observed, prepare, run_all
 from engine.server.headers import compute_headers, stream_headers
-from engine.server.openai import Label, RunningUsage, check_choices, new_id, stream_timings, to_parameters, usage
+from engine.server.openai import (
+    Label,
+    RunningUsage,
+    new_id,
+    stream_error,
+    stream_timings,
+    to_parameters,
+    usage,
+)
 from engine.server.schema.common import encode
 from engine.server.schema.completions import COMPLETION_DECODER, Completion, CompletionBody, CompletionChoice
 from engine.server.schema.openai import Usage
@@ -30,9 +38,9 @@ async def completions(request: Request) -> Response:
     """Answers as JSON, or with `stream` as events. `model` is the server's own, as in TGI."""
     here = service(request)
     body = await read_struct(request, COMPLETION_DECODER, here.options.payload_limit, here.executor)
-    label = Label(id=new_id("cmpl"), model=here.options.model_id)
+    label = Label(id=new_id("cmpl", here), model=here.options.model_id)
     if body.stream:
-        events = with_errors(_events(here, body, label), request.scope["path"])
+        events = with_errors(_events(here, body, label), request.scope["path"], stream_error(here))
         characters = sum(len(prompt) for prompt in _prompts(body) if isinstance(prompt, str))
         return EventStream(events, stream_headers(here, characters))
     answer, headers = await unless_disconnected(request, _complete(here, body, label))
@@ -59,7 +67,7 @@ def _check(here: Service, body: CompletionBody, prompts: Sequence[Prompt]) -> tu
         raise BatchTooLarge(
             f"Number of prompts exceeds the maximum allowed batch size of {here.options.max_client_batch_size}"
         )
-    n = check_choices(body.n)
+    n = limits.check_choices(body.n, here.options)
     best_of = n if body.best_of is None else body.best_of
     if best_of < n:
         raise InvalidRequest(f"`best_of` must be >= `n` ({n}). Given: {best_of}")
@@ -67,8 +75,6 @@ def _check(here: Service, body: CompletionBody, prompts: Sequence[Prompt]) -> tu
         limits.check_best_of(best_of, here.options)
         if body.stream:
             raise InvalidRequest("`best_of` > `n` is not supported when streaming tokens")
-    if body.echo and body.logprobs is not None and not here.options.enable_prefill_logprobs:
-        raise InvalidRequest("`echo` with `logprobs` needs a server started with --enable-prefill-logprobs")
     return n, best_of
 
 
@@ -103,7 +109,8 @@ async def _complete(here: Service, body: CompletionBody, label: Label) -> tuple[
             everything = [generation for group in groups for generation in group]
             await run_all(everything)
     kept = [generation for group in groups for generation in _best(group, n)]
-    choices = [Choice(here.tokenizer, body, index, generation).whole() for index, generation in enumerate(kept)]
+    answers = [Choice(here, body, index, generation) for index, generation in enumerate(kept)]
+    choices = [answer.whole() for answer in (strict.as_finished(answers) if here.strict else answers)]
     prompt_tokens = sum(len(each.prompt) for each in prepared)
     characters = sum(len(each.inputs) for each in prepared)
     headers = compute_headers(here, watch, everything, characters=characters, prompt_tokens=prompt_tokens)
@@ -130,7 +137,7 @@ async def _events(here: Service, body: CompletionBody, label: Label) -> AsyncGen
         with here.permits.hold(len(prompts) * n):
             prepared = await _prepare(here, body, prompts, n, watch)
             generations = [Generation(here, one, watch) for each in prepared for one in each.candidates(n)]
-            choices = [Choice(here.tokenizer, body, index, each) for index, each in enumerate(generations)]
+            choices = [Choice(here, body, index, each) for index, each in enumerate(generations)]
             prompt_tokens = sum(len(each.prompt) for each in prepared)
             running = RunningUsage(body.stream_options, prompt_tokens)
             async with aclosing(merge(generations)) as steps:
@@ -148,7 +155,7 @@ async def _events(here: Service, body: CompletionBody, label: Label) -> AsyncGen
 
 
 def _tgi_usage(body: CompletionBody, choice: CompletionChoice, generation: Generation) -> Usage | None:
-    if body.stream_options is not None or choice.finish_reason is None:
+    if body.stream_options is not None or not choice.finish_reason:
         return None
     return usage(len(generation.prepared.prompt), [] if scores_only(body) else [generation])
 

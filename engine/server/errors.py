@@ -44,6 +44,22 @@ class WrongShape(EngineError):
     error_type = "validation"
 
 
+class ModelUnknown(EngineError):
+    status = HTTPStatus.NOT_FOUND
+    error_type = "model_not_found"
+
+
+class VertexFailed(EngineError):
+    """What TGI answers on `/vertex` whatever went wrong."""
+
+    error_type = "Incomplete generation"
+
+
+class VertexEmpty(EngineError):
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    error_type = "Input validation error"
+
+
 class ToolError(InvalidRequest):
     error_type = "tool_error"
 
@@ -54,6 +70,12 @@ class SuffixUnsupported(InvalidRequest):
 
 class BatchTooLarge(InvalidRequest):
     error_type = "batch size exceeded"
+
+
+class Internal(EngineError):
+    """A defect of this server."""
+
+    error_type = "internal"
 
 
 class IncompleteGeneration(EngineError):
@@ -76,9 +98,13 @@ ANTHROPIC_TYPES = {
     401: "authentication_error",
     404: "not_found_error",
     413: "request_too_large",
+    424: "api_error",
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+
+# OpenAI's codes for the errors it has one for.
+_CODES = {"model_not_found": "model_not_found", "unauthorized": "invalid_api_key"}
 
 # The reasons that `tgi_request_failure` tells apart.
 _REASONS: tuple[tuple[type[EngineError], str], ...] = (
@@ -105,7 +131,7 @@ def dialect(path: str) -> Literal["tgi", "openai", "anthropic"]:
     """Whose clients call a path, and so whose errors they understand."""
     if path.startswith("/v1/messages"):
         return "anthropic"
-    return "openai" if path.startswith("/v1/") else "tgi"
+    return "openai" if path.startswith("/v1/") or path == "/embeddings" else "tgi"
 
 
 def native_body(text: str, error_type: str) -> bytes:
@@ -114,7 +140,13 @@ def native_body(text: str, error_type: str) -> bytes:
 
 def openai_body(text: str, error_type: str, status: int) -> bytes:
     """OpenAI's error object, with TGI's `http_status_code` inside and `error_type` beside it."""
-    error = {"message": text, "type": error_type, "param": None, "code": None, "http_status_code": status}
+    error = {
+        "message": text,
+        "type": error_type,
+        "param": None,
+        "code": _CODES.get(error_type),
+        "http_status_code": status,
+    }
     return msgspec.json.encode({"error": error, "error_type": error_type})
 
 
@@ -158,4 +190,6 @@ async def http_error_response(request: Request, error: Exception) -> Response:
 async def unexpected_error_response(request: Request, error: Exception) -> Response:
     """A defect of this server. Starlette raises it again after this answer, so that it is logged."""
     body = _body(request.scope["path"], "Internal server error", "internal", 500)
-    return Response(body, 500, media_type="application/json")
+    # This answer is made outside of `RequestId`.
+    headers = {"x-request-id": request.state.request_id} if hasattr(request.state, "request_id") else None
+    return Response(body, 500, headers, media_type="application/json")

@@ -16,12 +16,25 @@ import msgspec
 from engine.answer import Answer
 from engine.errors import EngineError, InvalidRequest
 from engine.metrics import Metrics
-from engine.server import limits
+from engine.server import limits, strict, tracing
 from engine.server.errors import IncompleteGeneration, reason
+from engine.server.grammar import check_grammar, grammar_of
 from engine.server.schema.tgi import GenerateParameters
 from engine.server.service import Service
 from engine.text.output import Piece
-from engine.types import FinishReason, GenerateRequest, SamplingParams, TokenEvent
+from engine.types import FinishReason, GenerateRequest, Grammar, SamplingParams, TokenEvent, TokenScore
+
+
+class SharedPrompt:
+    """What several answers to one prompt have in common: the first computes the prompt, the others wait for that.
+
+    They find its blocks in the prefix cache then, and its scores here.
+    """
+
+    def __init__(self) -> None:
+        self.computed = asyncio.Event()
+        self.logprobs: tuple[float, ...] = ()
+        self.top: tuple[tuple[TokenScore, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +46,9 @@ class Prepared:
     params: SamplingParams
     stop: tuple[str, ...]
     keep_stop: bool
+    scores_prompt: bool = False  # whether the client sees the scores of the prompt
+    shared: SharedPrompt | None = None  # with the other candidates
+    leads: bool = True  # whether it is the one that computes the shared prompt
 
     @property
     def seed(self) -> int | None:
@@ -40,10 +56,24 @@ class Prepared:
         return self.params.seed if self.params.temperature > 0 else None
 
     def candidates(self, count: int) -> list["Prepared"]:
-        """As many requests for the same prompt, which differ in their seeds."""
-        first = self.params.seed or 0
-        seeds = [(first + i) % 2**64 for i in range(count)]
-        return [replace(self, params=msgspec.structs.replace(self.params, seed=seed)) for seed in seeds]
+        """As many requests for the same prompt, which differ in their seeds and compute the prompt once."""
+        if count == 1:
+            return [self]
+        shared, first = SharedPrompt(), self.params.seed or 0
+        candidates = [replace(self, shared=shared)]
+        for i in range(1, count):
+            params = msgspec.structs.replace(self.params, seed=(first + i) % 2**64, prompt_logprobs=False)
+            candidates.append(replace(self, params=params, shared=shared, leads=False))
+        return candidates
+
+
+def check_generates(service: Service) -> None:
+    """Refuse what an encoder cannot do."""
+    if service.info.is_encoder:
+        raise InvalidRequest(
+            f"{service.options.model_id} is an encoder: it turns texts into vectors and cannot generate; "
+            "use POST /embed or /v1/embeddings"
+        )
 
 
 async def prepare(
@@ -55,13 +85,19 @@ async def prepare(
     logprobs: bool = False,
     prompt_logprobs: bool = False,
     add_special_tokens: bool = True,
+    grammar: Grammar | None = None,
 ) -> Prepared:
     """Check a request in TGI's order, tokenize its prompt and fill in the defaults.
 
-    `openai` cuts stop sequences off the text and scores tokens by the model's own distribution, before
-    temperature and filters; TGI keeps the one and scores after the others. Raises InvalidRequest.
+    `openai` cuts stop sequences off the text, and `frequency_penalty` is OpenAI's; TGI keeps the one and counts
+    the other relative to the length. `grammar` is what the answer must match; on TGI's routes it is among the
+    parameters. Raises InvalidRequest, and Overloaded where too many grammars are being checked.
     """
-    limits.check_parameters(parameters, service.options)
+    check_generates(service)
+    options = service.options
+    if options.strict:
+        parameters, openai = strict.as_tgi_means(parameters, openai=openai), False
+    limits.check_parameters(parameters, options)
     if not prompt:
         raise InvalidRequest("`inputs` cannot be empty")
     limits.check_truncate(parameters.truncate, service.max_input_tokens)
@@ -72,17 +108,37 @@ async def prepare(
         limits.check_prompt_ids(ids, service.info.vocab_size)
     if parameters.truncate is not None:
         ids = ids[-parameters.truncate :]
-    max_new_tokens = limits.check_lengths(
+    check_lengths = strict.check_lengths if options.strict else limits.check_lengths
+    max_new_tokens = check_lengths(
         len(ids), parameters.max_new_tokens, service.max_input_tokens, service.info.max_total_tokens
     )
+    tracing.record(parameters=parameters)
     inputs = prompt if isinstance(prompt, str) else service.tokenizer.decode(ids, skip_special_tokens=False)
     limits.check_unsupported(parameters)
+    if parameters.grammar is not None:
+        grammar = grammar_of(parameters.grammar, strict=options.strict)
+    if grammar is not None:
+        await check_grammar(service, grammar)
     service.metrics.request_input_length.observe(len(ids))
     service.metrics.request_max_new_tokens.observe(max_new_tokens)
     params = _sampling_params(service, parameters, max_new_tokens)
-    params = msgspec.structs.replace(params, logprobs=logprobs, raw_logprobs=openai, prompt_logprobs=prompt_logprobs)
+    params = msgspec.structs.replace(
+        params,
+        logprobs=logprobs,
+        raw_logprobs=options.logprobs == "raw" and not options.strict,
+        prompt_logprobs=prompt_logprobs and (options.enable_prefill_logprobs or not options.strict),
+        relative_frequency=not openai,
+        grammar=grammar,
+    )
     stop = limits.stop_sequences(parameters.stop)
-    return Prepared(inputs=inputs, prompt=ids, params=params, stop=stop, keep_stop=not openai)
+    return Prepared(
+        inputs=inputs,
+        prompt=ids,
+        params=params,
+        stop=stop,
+        keep_stop=not openai,
+        scores_prompt=params.prompt_logprobs,
+    )
 
 
 def _encode(service: Service, text: str, add_special_tokens: bool) -> list[int]:
@@ -124,6 +180,7 @@ class Stopwatch:
     def validated(self, metrics: Metrics) -> None:
         self.validation = self.total
         metrics.request_validation_duration.observe(self.validation)
+        tracing.validated(self.validation)
 
 
 @contextmanager
@@ -141,6 +198,7 @@ def observed(metrics: Metrics) -> Iterator[Stopwatch]:
         raise
     metrics.request_success.inc()
     metrics.request_duration.observe(watch.total)
+    tracing.record(total_time=watch.total)
 
 
 class Generation(Answer):
@@ -152,6 +210,7 @@ class Generation(Answer):
         self.prepared = prepared
         self.inference = 0.0  # seconds from the first step to the end
         self.queue = 0.0  # seconds before that
+        self.ended = 0.0  # on the clock of `time.monotonic`
         self._service = service
         self._watch = watch
         self._last_event: float | None = None
@@ -168,10 +227,20 @@ class Generation(Answer):
                 pass
 
     async def stream(self) -> AsyncGenerator[list[Piece], None]:
-        """As `steps`, counted. Raises what `EngineClient.generate` does, and IncompleteGeneration."""
+        """As `steps`, counted. Raises what `EngineClient.generate` does, and IncompleteGeneration.
+
+        Of several answers to one prompt all but the first begin when the prompt has been computed.
+        """
+        shared = self.prepared.shared
+        if shared is not None and not self.prepared.leads:
+            await shared.computed.wait()
+            self.prompt_logprobs, self.prompt_top = shared.logprobs, shared.top
         submitted = time.monotonic()
         async with aclosing(self.steps()) as steps:
             async for pieces in steps:
+                if shared is not None and not shared.computed.is_set():
+                    shared.logprobs, shared.top = self.prompt_logprobs, self.prompt_top
+                    shared.computed.set()
                 if self.finish_reason is not None:
                     self._finish(submitted)
                 yield pieces
@@ -199,12 +268,14 @@ class Generation(Answer):
 
     def _finish(self, submitted: float) -> None:
         metrics, tokens = self._service.metrics, len(self.pieces)
+        self.ended = time.monotonic()
         self.queue = self.timings.queue if self.timings else 0.0
-        self.inference = max(0.0, time.monotonic() - submitted - self.queue)
+        self.inference = max(0.0, self.ended - submitted - self.queue)
         metrics.request_queue_duration.observe(self.queue)
         metrics.request_inference_duration.observe(self.inference)
         metrics.request_mean_time_per_token_duration.observe(self.inference / max(1, tokens))
         metrics.request_generated_tokens.observe(tokens)
+        tracing.answered(self.queue, self.inference, tokens, self.prepared.seed, self.timings)
 
 
 async def run_all(generations: Sequence[Generation]) -> None:

@@ -12,7 +12,6 @@ from engine.errors import InvalidRequest, Overloaded
 from engine.server.schema.common import Stop
 from engine.server.schema.tgi import GenerateParameters
 
-MAX_CHOICES = 8  # `n` of the OpenAI routes
 MAX_STOP_LENGTH = 1024  # characters of one stop sequence
 SMALLEST_FLOAT32 = 2.0**-149  # TGI reads parameters as float32, where anything less is zero
 
@@ -64,7 +63,7 @@ def check_parameters(parameters: GenerateParameters, options: ServerOptions) -> 
     best_of = parameters.best_of or 1
     if best_of > 1 and not asks_for_sampling(parameters):
         raise InvalidRequest("you must use sampling when `best_of` is > 1")
-    _check_ranges(parameters)
+    _check_ranges(parameters, options)
     if parameters.max_new_tokens == 0:
         raise InvalidRequest("`max_new_tokens` must be strictly positive")
     stop = stop_sequences(parameters.stop)
@@ -101,16 +100,30 @@ def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _check_ranges(parameters: GenerateParameters) -> None:
+def check_choices(n: int | None, options: ServerOptions) -> int:
+    """How many answers each prompt gets on OpenAI's routes."""
+    choices = 1 if n is None else n
+    if not 1 <= choices <= options.max_n:
+        raise InvalidRequest(f"`n` must be >= 1 and <= {options.max_n}. Given: {choices}")
+    return choices
+
+
+def _check_ranges(parameters: GenerateParameters, options: ServerOptions) -> None:
     for name in ("temperature", "repetition_penalty"):
         if not _or(getattr(parameters, name), 1.0) >= SMALLEST_FLOAT32:
             raise InvalidRequest(f"`{name}` must be strictly positive")
     for name in ("frequency_penalty", "presence_penalty"):
         if not -2.0 <= _or(getattr(parameters, name), 0.0) <= 2.0:
             raise InvalidRequest(f"`{name}` must be >= -2.0 and <= 2.0")
+    check_filters(parameters, as_tgi=options.strict)
+
+
+def check_filters(parameters: GenerateParameters, *, as_tgi: bool = False) -> None:
+    """The ranges of what only a request that samples heeds."""
     # 1.0 means off; TGI refuses it, which breaks clients that send their defaults.
     for name in ("top_p", "typical_p"):
-        if not 0.0 < _or(getattr(parameters, name), 1.0) <= 1.0:
+        value = getattr(parameters, name)
+        if value is not None and not (0.0 < value < 1.0 or (value == 1.0 and not as_tgi)):
             raise InvalidRequest(f"`{name}` must be > 0.0 and < 1.0")
     if parameters.top_k is not None and parameters.top_k <= 0:
         raise InvalidRequest("`top_k` must be strictly positive")
@@ -150,8 +163,6 @@ def check_unsupported(parameters: GenerateParameters) -> None:
         raise InvalidRequest("`watermark` is not supported")
     if parameters.adapter_id is not None:
         raise InvalidRequest("`adapter_id` names an adapter that is not loaded; leave it out to use the base model")
-    if parameters.grammar is not None:
-        raise InvalidRequest("grammar is not supported")
 
 
 def check_logit_bias(bias: Mapping[str, float] | None, vocab_size: int) -> tuple[tuple[int, float], ...]:

@@ -6,17 +6,19 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engine.errors import InvalidRequest
-from engine.server import limits
+from engine.server import limits, strict
 from engine.server.endpoint import Endpoint
+from engine.server.errors import ModelUnknown
 from engine.server.generation import Generation
 from engine.server.schema.common import encode
 from engine.server.schema.openai import Model, ModelList, OpenAIParameters, StreamOptions, Usage
 from engine.server.schema.tgi import GenerateParameters
-from engine.server.service import service
+from engine.server.service import Service, service
+from engine.server.sse import ErrorBody
 from engine.types import FinishReason, Timings
 
 FINISH_REASONS = {FinishReason.EOS: "stop", FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
@@ -31,22 +33,25 @@ class Label:
     created: int = field(default_factory=lambda: int(time.time()))
 
 
-def new_id(prefix: str) -> str:
-    return f"{prefix}-{uuid4().hex}"
+def new_id(prefix: str, here: Service | None = None) -> str:
+    """An id of its own; TGI has none."""
+    return "" if here is not None and here.strict else f"{prefix}-{uuid4().hex}"
 
 
 def to_parameters(
     body: OpenAIParameters, *, max_new_tokens: int | None, top_n_tokens: int | None
 ) -> GenerateParameters:
-    """OpenAI's parameters in TGI's terms: tokens are drawn unless the temperature is exactly 0."""
-    greedy = body.temperature == 0
-    return GenerateParameters(
-        do_sample=not greedy,
-        temperature=None if greedy else body.temperature,
-        top_p=None if greedy else body.top_p,
-        top_k=None if greedy else body.top_k,
-        min_p=None if greedy else body.min_p,
-        typical_p=None if greedy else body.typical_p,
+    """OpenAI's parameters in TGI's terms: tokens are drawn unless the temperature is exactly 0.
+
+    Raises InvalidRequest for a filter out of its range, where the temperature of 0 leaves it without effect.
+    """
+    asked = GenerateParameters(
+        do_sample=True,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        typical_p=body.typical_p,
         repetition_penalty=body.repetition_penalty,
         frequency_penalty=body.frequency_penalty,
         presence_penalty=body.presence_penalty,
@@ -57,19 +62,22 @@ def to_parameters(
         max_new_tokens=max_new_tokens,
         top_n_tokens=top_n_tokens,
     )
+    if body.temperature != 0:
+        return asked
+    limits.check_filters(asked)  # they must make sense also where they have no effect
+    return replace(asked, do_sample=False, temperature=None, top_p=None, top_k=None, min_p=None, typical_p=None)
 
 
-def check_choices(n: int | None) -> int:
-    """How many answers each prompt gets."""
-    choices = 1 if n is None else n
-    if not 1 <= choices <= limits.MAX_CHOICES:
-        raise InvalidRequest(f"`n` must be >= 1 and <= {limits.MAX_CHOICES}. Given: {choices}")
-    return choices
-
-
-def finish_reason(reason: FinishReason | None) -> str | None:
-    """OpenAI's name for it; None while the answer goes on."""
+def finish_reason(reason: FinishReason | None, here: Service | None = None) -> str | None:
+    """OpenAI's name for it, or on a strict server TGI's; None while the answer goes on."""
+    if here is not None and here.strict:
+        return strict.finish_reason(reason)
     return None if reason is None else FINISH_REASONS[reason]
+
+
+def stream_error(here: Service) -> ErrorBody | None:
+    """How the error events of a stream are written where not as its family's: TGI says less."""
+    return strict.error_event if here.strict else None
 
 
 def usage(prompt_tokens: int, generations: Sequence[Generation]) -> Usage:
@@ -101,10 +109,24 @@ def stream_timings(wanted: bool | None, generations: Sequence[Generation]) -> Ti
     return generations[0].timings or UNSET
 
 
+def served_models(here: Service) -> list[Model]:
+    """What this server answers with, as OpenAI lists models."""
+    names = dict.fromkeys((here.options.model_id, here.embedder.model_id))
+    return [Model(id=name, owned_by=name) for name in names]
+
+
 async def models(request: Request) -> Response:
     """`GET /v1/models`"""
-    name = service(request).options.model_id
-    return Response(encode(ModelList(data=[Model(id=name, owned_by=name)])), media_type="application/json")
+    return Response(encode(ModelList(data=served_models(service(request)))), media_type="application/json")
+
+
+async def model(request: Request) -> Response:
+    """`GET /v1/models/{id}`. Ids of the hub contain a slash, which clients send as it is or as %2F."""
+    wanted = request.path_params["id"]
+    for each in served_models(service(request)):
+        if each.id == wanted:
+            return Response(encode(each), media_type="application/json")
+    raise ModelUnknown(f"The model `{wanted}` does not exist; GET /v1/models lists those that do")
 
 
 ENDPOINTS = (
@@ -116,5 +138,15 @@ ENDPOINTS = (
         tag="OpenAI",
         access="info",
         answer=ModelList,
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/models/{id}",
+        handler=model,
+        summary="One model, as OpenAI describes it",
+        tag="OpenAI",
+        access="info",
+        answer=Model,
+        errors=(404,),
     ),
 )

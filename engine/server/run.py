@@ -15,6 +15,9 @@ from engine.client import EngineClient
 from engine.config import ServerOptions
 from engine.errors import AddressInUse, ConfigError, EngineDead
 from engine.server.app import create_app
+from engine.server.protocol import LimitedProtocol
+from engine.server.service import Embedder
+from engine.server.tracing import make_provider
 from engine.text.tokenizer import Tokenizer
 from engine.types import EngineInfo
 
@@ -31,17 +34,19 @@ def serve(
     tokenizer: Tokenizer,
     options: ServerOptions,
     on_ready: OnReady = lambda url, info: print(f"ready at {url}", flush=True),
+    encoder: Embedder | None = None,
 ) -> None:
     """Serve until a signal ends it; returns when all is closed. `on_ready` is called with the URL and what was loaded.
 
     The address is taken first and opened last: a port in use is reported before a model is loaded, and
     nothing can connect before the engine is ready. SIGTERM or SIGINT lets running requests finish for up
-    to `graceful_termination_timeout` seconds; a second one ends them at once.
+    to `graceful_termination_timeout` seconds; a second one ends them at once. Where the engine of an `encoder`
+    beside the model is lost for good, the server goes on without embeddings.
 
     Raises AddressInUse, ConfigError, what `client.start` raises, and EngineDead where the engine is lost for good.
     """
     with bind(options.hostname, options.port) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(client, tokenizer, options, listener, on_ready))
+        runner.run(_serve(client, tokenizer, options, listener, on_ready, encoder))
 
 
 def bind(hostname: str, port: int) -> socket.socket:
@@ -85,10 +90,15 @@ async def _serve(
     options: ServerOptions,
     listener: socket.socket,
     on_ready: OnReady,
+    encoder: Embedder | None,
 ) -> None:
     try:
+        provider = make_provider(options) if options.otlp_endpoint is not None else None
+        if encoder is not None:
+            await encoder.start()  # first: the KV cache of the other may take what memory is left
+            encoder.client.on_lost = lambda why: log.error("%s; embeddings are no longer answered", why)
         info = await client.start()
-        app = create_app(client, tokenizer, options, info)
+        app = create_app(client, tokenizer, options, info, provider, encoder)
         try:
             listener.listen(BACKLOG)
         except OSError as error:  # another program began to listen while the model was loading
@@ -101,12 +111,14 @@ async def _serve(
             raise EngineDead(f"{server.lost}; the server ends")
     finally:
         await client.close()
+        if encoder is not None:
+            await encoder.client.close()
 
 
 def make_server(app: ASGIApp, options: ServerOptions, on_ready: Callable[[], None]) -> "Server":
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=LimitedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

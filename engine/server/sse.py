@@ -6,7 +6,7 @@ their blocks back, so both are raced against the disconnect here.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import EngineDead, EngineError
-from engine.server.errors import IncompleteGeneration, IncompleteStream, dialect, error_body
+from engine.server.errors import IncompleteGeneration, IncompleteStream, Internal, dialect, error_body
 
 log = logging.getLogger(__name__)
 
@@ -30,24 +30,43 @@ class ClientGone(Exception):
     """The client closed the connection before its answer was complete."""
 
 
-def event(payload: bytes) -> bytes:
-    return b"data: " + payload + b"\n\n"
+def event(payload: bytes, name: str | None = None) -> bytes:
+    """One event. Those of OpenAI's responses and of Anthropic's messages have names."""
+    if name is None:
+        return b"data: " + payload + b"\n\n"
+    return b"event: " + name.encode() + b"\ndata: " + payload + b"\n\n"
 
 
-async def with_errors(events: AsyncGenerator[bytes, None], path: str) -> AsyncGenerator[bytes, None]:
+async def begun(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """`events` after their first item, an empty one, which says that every check is passed.
+
+    What is raised before that can still be a plain answer with a status of its own.
+    """
+    await anext(events)
+    return events
+
+
+ErrorBody = Callable[[EngineError], bytes]
+
+
+async def with_errors(
+    events: AsyncGenerator[bytes, None], path: str, body: ErrorBody | None = None
+) -> AsyncGenerator[bytes, None]:
     """The events, and if they fail one more that says why, since the status line was sent long ago.
 
-    A stream of OpenAI's then ends with `[DONE]` however it went, a native one with its last event.
+    A stream of OpenAI's then ends with `[DONE]` however it went, a native one with its last event. `body`
+    writes the error otherwise than the other routes of the family do.
     """
+    body = body or (lambda error: error_body(path, error))
     async with aclosing(events):
         try:
             async for chunk in events:
                 yield chunk
         except EngineError as error:
-            yield event(error_body(path, _as_in_stream(error)))
+            yield event(body(_as_in_stream(error)))
         except Exception:
             log.exception("a stream of %s failed", path)
-            yield event(error_body(path, EngineError("Internal server error")))
+            yield event(body(Internal("Internal server error")))
     if dialect(path) == "openai":
         yield DONE
 
@@ -115,7 +134,8 @@ class EventStream(Response):
         except asyncio.CancelledError:
             # The server ends while the answer is unfinished: say so rather than just stop.
             await _cancel(pump)
-            last_words = event(error_body(scope["path"], _shutting_down()))
+            name = "error" if dialect(scope["path"]) == "anthropic" else None
+            last_words = event(error_body(scope["path"], _shutting_down()), name)
             await send({"type": "http.response.body", "body": last_words, "more_body": False})
         finally:
             await _cancel(pump, watcher)

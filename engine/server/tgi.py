@@ -21,6 +21,7 @@ from engine.server.schema.tgi import (
     GENERATE_DECODER,
     BestOfSequence,
     Details,
+    EmbeddingInfo,
     GenerateBody,
     GenerateParameters,
     GenerateResponse,
@@ -52,7 +53,7 @@ async def generate_stream(request: Request) -> Response:
 
 
 async def compat_generate(request: Request) -> Response:
-    """`POST /` and `POST /v1`: either form, chosen by `stream`. The answer is a list of one.
+    """`POST /` and `POST /v1` for generation: either form, chosen by `stream`. The answer is a list of one.
 
     The prompt is part of the text unless `return_full_text` is false, as TGI does for models whose task
     it does not know.
@@ -85,7 +86,7 @@ async def _generate(
                 parameters,
                 inputs,
                 logprobs=with_details or count > 1,
-                prompt_logprobs=bool(parameters.decoder_input_details) and here.options.enable_prefill_logprobs,
+                prompt_logprobs=bool(parameters.decoder_input_details),
             )
             watch.validated(here.metrics)
             generations = [Generation(here, candidate, watch) for candidate in prepared.candidates(count)]
@@ -116,8 +117,8 @@ def _details(tokenizer: Tokenizer, generation: Generation) -> dict[str, Any]:
 
 
 def _prefill(tokenizer: Tokenizer, generation: Generation) -> list[PrefillToken]:
-    """The prompt's tokens with their scores; the first has none. Empty where they were not computed."""
-    if not generation.prepared.params.prompt_logprobs:
+    """The prompt's tokens with their scores; the first has none. Empty where they were not asked for."""
+    if not generation.prepared.scores_prompt:
         return []
     scores = (None, *generation.prompt_logprobs)
     return [
@@ -200,8 +201,8 @@ async def tokenize(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """`GET /health`, `/ping` and `/`: whether an engine is there and answering. Asks it nothing."""
-    if service(request).client.healthy:
+    """`GET /health`, `/ping` and `/`: whether every engine is there and answering. Asks them nothing."""
+    if service(request).healthy:
         return Response()
     return Response(native_body("unhealthy", "healthcheck"), 503, {"retry-after": "1"}, media_type=JSON)
 
@@ -209,11 +210,11 @@ async def health(request: Request) -> Response:
 async def info(request: Request) -> Response:
     """`GET /info`"""
     here = service(request)
-    options, engine = here.options, here.info
+    options, engine, encoder = here.options, here.info, here.embedder.info
     answer = Info(
         model_id=options.model_id,
         model_sha=options.revision,
-        model_pipeline_tag=None,
+        model_pipeline_tag="feature-extraction" if engine.is_encoder else None,
         max_concurrent_requests=options.max_concurrent_requests,
         max_best_of=options.max_best_of,
         max_stop_sequences=options.max_stop_sequences,
@@ -229,6 +230,15 @@ async def info(request: Request) -> Response:
         model_device_type="cuda" if engine.runtime == "cuda" else "cpu",
         max_batch_total_tokens=engine.num_blocks * engine.block_size,
         max_batch_size=engine.max_batch_size,
+        embedding=EmbeddingInfo(
+            model_id=here.embedder.model_id,
+            is_encoder=encoder.is_encoder,
+            pooling=encoder.pooling,
+            size=encoder.embedding_size,
+            max_input_tokens=here.max_embed_tokens,
+            truncation=min(encoder.embed_truncation, here.max_embed_tokens),
+            max_batch_size=options.max_embedding_batch_size,
+        ),
     )
     return Response(encode(answer), media_type=JSON)
 
@@ -236,7 +246,8 @@ async def info(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """`GET /metrics`"""
     here = service(request)
-    return Response(here.metrics.exposition(here.client.stats), media_type=CONTENT_TYPE)
+    page = here.metrics.exposition(here.client.stats, here.embedder.client.stats)
+    return Response(page, media_type=CONTENT_TYPE)
 
 
 def _generation(path: str, handler: Handler, summary: str, answer: Any, event: Any) -> Endpoint:
@@ -258,9 +269,6 @@ def _status(path: str, handler: Handler, summary: str, **others: Any) -> Endpoin
 
 
 ENDPOINTS = (
-    _generation("/", compat_generate, "Generate, as one answer or as events", list[GenerateResponse], StreamResponse),
-    # Where huggingface_hub posts for a base_url that ends in /v1
-    _generation("/v1", compat_generate, "The same as `POST /`", list[GenerateResponse], StreamResponse),
     _generation("/generate", generate, "Generate one answer", GenerateResponse, None),
     _generation("/generate_stream", generate_stream, "Generate token by token", None, StreamResponse),
     Endpoint(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli_runner import Run, assert_refused
+from embed_plans import make_encoder
 
 from engine.hub import builtin_model_path
 from tgi_cli.inspect import examine
@@ -44,6 +45,18 @@ def test_the_table_for_people(tgi: Run) -> None:
     assert lines["architecture"].strip() == "LlamaForCausalLM"
     assert lines["parameters"].strip() == "6.8 million"
     assert lines["runs here"].strip() == "yes"
+
+
+def test_an_encoder(tmp_path: Path, tgi: Run) -> None:
+    encoder = make_encoder(tmp_path, "cls", tokenizer=True)
+    facts = json.loads(tgi("inspect", str(encoder), "--json").out)
+    assert (facts["pooling"], facts["kv_bytes_per_token"], facts["runnable"]) == ("cls", 0, True)
+    assert facts["memory_bytes"] == 4 * facts["parameters"]
+    lines = dict(line.split("  ", 1) for line in tgi("inspect", str(encoder)).out.splitlines())
+    assert lines["head"].strip() == "none: it makes vectors, pooling by cls"
+    assert lines["KV cache"].strip() == "none"
+    (encoder / "1_Pooling/config.json").write_text('{"pooling_mode": "attention"}')
+    assert "pools by attention" in examine("m", encoder).problem
 
 
 def test_an_unknown_architecture_is_described_and_refused(model: Path, tgi: Run) -> None:

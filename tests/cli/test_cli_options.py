@@ -54,8 +54,8 @@ TGI_FLAGS = [
     ("rope-scaling", "dynamic", "refused"),
     ("rope-factor", "2", "refused"),
     ("json-output", None, "read"),
-    ("otlp-endpoint", "http://collector:4317", "no effect"),
-    ("otlp-service-name", "me", "no effect"),
+    ("otlp-endpoint", "http://collector:4317", "server.otlp_endpoint"),
+    ("otlp-service-name", "me", "server.otlp_service_name"),
     ("cors-allow-origin", "https://a.example", "server.cors_allow_origin"),
     ("api-key", "secret", "read"),
     ("watermark-gamma", "0.5", "no effect"),
@@ -64,7 +64,7 @@ TGI_FLAGS = [
     ("ngrok-authtoken", "x", "no effect"),
     ("ngrok-edge", "x", "no effect"),
     ("tokenizer-config-path", __file__, "server.tokenizer_config_path"),
-    ("disable-grammar-support", None, "no effect"),
+    ("disable-grammar-support", None, "server.disable_grammar_support"),
     ("max-client-batch-size", "8", "server.max_client_batch_size"),
     ("lora-adapters", "a,b", "refused"),
     ("usage-stats", "no-stack", "no effect"),
@@ -74,6 +74,14 @@ TGI_FLAGS = [
     ("max-image-fetch-size", "100", "no effect"),
 ]
 OURS = [
+    ("embedding-model-id", "acme/encoder", "server.embedding_model_id"),
+    ("max-embedding-batch-size", "5", "server.max_embedding_batch_size"),
+    ("tgi-compat", "strict", "server.tgi_compat"),
+    ("logprobs", "processed", "server.logprobs"),
+    ("tool-call-parser", "hermes", "server.tool_call_parser"),
+    ("reasoning-parser", "none", "server.reasoning_parser"),
+    ("max-n", "3", "server.max_n"),
+    ("public-info", None, "server.public_info"),
     ("runtime", "reference", "model.runtime"),
     ("threads", "2", "model.threads"),
     ("block-size", "32", "cache.block_size"),
@@ -83,7 +91,7 @@ OURS = [
     ("max-waiting-requests", "5", "scheduler.max_waiting_requests"),
     ("inline", None, "read"),
 ]
-ENVIRONMENT = {"hostname": "TGI_HOSTNAME", "prefix-caching": "PREFIX_CACHING"}
+ENVIRONMENT = {"hostname": "TGI_HOSTNAME", "tgi-compat": "TGI_COMPAT", "prefix-caching": "PREFIX_CACHING"}
 
 
 def variable(name: str) -> str:
@@ -227,6 +235,9 @@ BAD = [
     ("json-output", "maybe", "true or false"),
     ("usage-stats", "sometimes", "on, no-stack, off"),
     ("sharded", "2", "true, false"),
+    ("tgi-compat", "yes", "default, strict"),
+    ("logprobs", "cooked", "raw, processed"),
+    ("max-n", "0", "at least 1"),
 ]
 
 

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_runner import Run, assert_refused
+from embed_plans import make_encoder
 from safetensors.numpy import load_file
 from tiny_models import CONFIGS, make_checkpoint
 
+from engine import LLM
 from engine.models.checkpoint import read_config
 from engine.models.registry import family
 from engine.runtimes import native
@@ -57,6 +59,15 @@ def test_the_same_tokens_and_smaller_files(tmp_path: Path, tgi: Run) -> None:
     assert facts["weight_bytes"] < 0.55 * json.loads(tgi("inspect", "--json").out)["weight_bytes"]
     reference = tgi(*ask, "--model", str(out), "--runtime", "reference")
     assert json.loads(reference.out)["details"]["generated_tokens"] == 12
+
+
+def test_an_encoder_keeps_its_pooling(tmp_path: Path, tgi: Run) -> None:
+    encoder, out = make_encoder(tmp_path / "encoder", "cls", tokenizer=True), tmp_path / "small"
+    assert tgi("quantize", str(encoder), str(out), "--method", "int8").code == 0
+    texts = ["A river is wide.", "The river"]
+    with LLM(out) as small, LLM(encoder, quantize="int8") as whole:
+        assert small.embed(texts) == whole.embed(texts)
+        assert small.info.pooling == "cls"
 
 
 def test_what_cannot_be_made_leaves_nothing(tmp_path: Path, tgi: Run) -> None:

@@ -24,6 +24,8 @@ def test_keys_come_from_the_environment_a_flag_and_a_file(tmp_path: Path) -> Non
     settings = read_settings({"api_key_file": key_file(tmp_path)}, {"API_KEY": f"{CANARY}-env"})
     assert settings.server_options("m").api_keys == (f"{CANARY}-env", f"{CANARY}-a", f"{CANARY}-b")
     assert read_settings({"api_key": CANARY}, {}).server_options("m").api_keys == (CANARY,)
+    several = read_settings({}, {"API_KEY": f" {CANARY}-1 {CANARY}-2\n"}).server_options("m")
+    assert several.api_keys == (f"{CANARY}-1", f"{CANARY}-2")
 
 
 def test_nothing_shows_a_secret(tmp_path: Path) -> None:

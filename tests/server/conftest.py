@@ -27,11 +27,17 @@ def engine() -> FakeEngine:
 
 
 @pytest.fixture
-def make_app(engine: FakeEngine, tokenizer: Tokenizer) -> Callable[..., Starlette]:
-    def make(**options: Any) -> Starlette:
-        return create_app(engine, tokenizer, ServerOptions(model_id="the/model", **options), engine.info)
+def make_app(engine: FakeEngine, tokenizer: Tokenizer) -> Iterator[Callable[..., Starlette]]:
+    """Makes applications and closes them in the end, since nobody runs their lifespans."""
+    made: list[Starlette] = []
 
-    return make
+    def make(**options: Any) -> Starlette:
+        made.append(create_app(engine, tokenizer, ServerOptions(model_id="the/model", **options), engine.info))
+        return made[-1]
+
+    yield make
+    for app in made:
+        app.state.service.close()
 
 
 @pytest.fixture

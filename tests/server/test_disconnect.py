@@ -16,15 +16,20 @@ CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 PLAIN: list[tuple[str, dict[str, Any], int]] = [
     ("/generate", {"inputs": "The sea"}, 1),
     ("/generate", {"inputs": "The sea", "parameters": {"best_of": 2, "do_sample": True}}, 2),
+    ("/v1/completions", {"prompt": ["The sea", "The end"], "n": 2}, 4),
     ("/", {"inputs": "The sea"}, 1),
     ("/v1/chat/completions", CHAT | {"n": 3}, 3),
     ("/v1/completions", {"prompt": ["The sea", "The end"]}, 2),
+    ("/v1/responses", {"input": "Hi"}, 1),
+    ("/v1/messages", CHAT | {"model": "m", "max_tokens": 9}, 1),
 ]
 STREAMED: list[tuple[str, dict[str, Any], int]] = [
     ("/generate_stream", {"inputs": "The sea"}, 1),
     ("/", {"inputs": "The sea", "stream": True}, 1),
     ("/v1/chat/completions", CHAT | {"stream": True, "n": 2}, 2),
     ("/v1/completions", {"prompt": ["The sea", "The end"], "stream": True}, 2),
+    ("/v1/responses", {"input": "Hi", "stream": True}, 1),
+    ("/v1/messages", CHAT | {"model": "m", "max_tokens": 9, "stream": True}, 1),
 ]
 
 
@@ -39,6 +44,8 @@ async def test_a_client_that_leaves_cancels_its_requests(
     engine: FakeEngine,
 ) -> None:
     engine.gate, engine.gate_step = asyncio.Event(), gate_step
+    if gate_step == 0:  # of several answers to one prompt only the first has begun
+        requests = len(body["prompt"]) if "prompt" in body else 1
     app = make_app()
     connection = Connection(app, path, body)
     serving = asyncio.create_task(connection.run())

@@ -35,7 +35,7 @@ BAD_BODIES: list[tuple[bytes, int, str]] = [
     (b"[]", 422, SHAPE + "Expected `object`, got `array`"),
     (b"{}", 422, SHAPE + "Object missing required field `inputs`"),
     (b'{"inputs": null}', 422, SHAPE + "inputs: Expected `str`, got `null`"),
-    (b'{"inputs": ["a"]}', 422, SHAPE + "inputs: Expected `str`, got `array`"),
+    (b'{"inputs": {"a": 1}}', 422, SHAPE + "inputs: Expected `str`, got `object`"),
     (b'{"inputs": "a", "parameters": []}', 422, SHAPE + "parameters: "),
     (b'{"inputs": "a", "parameters": {"top_k": "1"}}', 422, SHAPE + "parameters.top_k: "),
     (b'{"inputs": "a", "parameters": {"top_k": true}}', 422, SHAPE + "parameters.top_k: "),
@@ -156,7 +156,10 @@ WRONG_KEYS = [
     {"authorization": "Basic first-key"},
     {"authorization": "first-key"},
     {"authorization": "Bearer clé".encode("latin-1")},
-    {"x-api-key": "first-key"},
+    {"x-api-key": "FIRST-key"},
+    {"x-api-key": "Bearer first-key"},
+    {"x-api-key": "first-key", "authorization": "Bearer first-key"},
+    [("x-api-key", "first-key"), ("x-api-key", "first-key")],
 ]
 
 
@@ -166,26 +169,44 @@ def inventory() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("headers", WRONG_KEYS)
 async def test_without_a_key_only_the_public_routes_answer(
-    headers: dict[str, Any], make_app: Callable[..., Starlette], engine: FakeEngine
+    headers: Any, make_app: Callable[..., Starlette], engine: FakeEngine
 ) -> None:
     async with client_of(make_app(api_keys=("first-key", "second-key"))) as api:
-        for method, path in [*inventory(), ("GET", "/nothing"), ("POST", "/health")]:
+        for method, path in [*inventory(), ("GET", "/nothing"), ("POST", "/health"), ("GET", "/v1/models/the/model")]:
             answer = await api.request(method, path, headers=headers)
             if (method, path) in PUBLIC:
                 assert answer.status_code == 200
             else:
                 assert answer.status_code == 401
                 assert answer.headers["www-authenticate"] == "Bearer"
-                assert answer.json()["error_type"] == "unauthorized"
+                assert "Missing or wrong API key" in answer.text
     assert not engine.requests
 
 
-@pytest.mark.parametrize("value", ["Bearer first-key", "Bearer second-key", "bearer second-key"])
-async def test_every_key_opens_every_route(value: str, make_app: Callable[..., Starlette]) -> None:
+async def test_each_family_is_refused_in_its_own_words(make_app: Callable[..., Starlette]) -> None:
+    async with client_of(make_app(api_keys=("a-key",))) as api:
+        native, openais, anthropics = [
+            (await api.post(path)).json() for path in ("/generate", "/v1/completions", "/v1/messages")
+        ]
+    assert native["error_type"] == "unauthorized"
+    assert openais["error"]["code"] == "invalid_api_key"
+    assert (anthropics["type"], anthropics["error"]["type"]) == ("error", "authentication_error")
+
+
+RIGHT_KEYS = [
+    {"authorization": "Bearer first-key"},
+    {"authorization": "Bearer second-key"},
+    {"authorization": "bearer second-key"},
+    {"x-api-key": "second-key"},  # Anthropic's clients
+]
+
+
+@pytest.mark.parametrize("headers", RIGHT_KEYS)
+async def test_every_key_opens_every_route(headers: dict[str, str], make_app: Callable[..., Starlette]) -> None:
     async with client_of(make_app(api_keys=("first-key", "second-key")), raise_app_exceptions=False) as api:
         for method, path in inventory():
-            assert (await api.request(method, path, headers={"authorization": value})).status_code != 401
-        answer = await api.post("/generate", json={"inputs": "a"}, headers={"authorization": value})
+            assert (await api.request(method, path, headers=headers)).status_code != 401
+        answer = await api.post("/generate", json={"inputs": "a"}, headers=headers)
         assert answer.status_code == 200
 
 
@@ -196,11 +217,22 @@ async def test_the_host_header_opens_nothing(host: str, make_app: Callable[..., 
         assert answer.status_code == 401
 
 
+INFO_ROUTES = ["/", "/info", "/v1/models", "/v1/models/the/model", "/docs/", "/api-doc/openapi.json"]
+
+
+@pytest.mark.parametrize("path", INFO_ROUTES)
+async def test_public_info_reopens_what_tgi_leaves_open(path: str, make_app: Callable[..., Starlette]) -> None:
+    for public, status in ((False, 401), (True, 200)):
+        async with client_of(make_app(api_keys=("a-key",), public_info=public)) as api:
+            assert (await api.get(path)).status_code == status
+            assert (await api.post("/generate", json={"inputs": "a"})).status_code == 401
+
+
 async def test_other_origins_are_let_in_only_by_name(make_app: Callable[..., Starlette]) -> None:
     preflight = {
         "origin": "https://app.example",
         "access-control-request-method": "POST",
-        "access-control-request-headers": "authorization, content-type",
+        "access-control-request-headers": "authorization, content-type, x-stainless-lang",
     }
     async with client_of(make_app(api_keys=("a-key",))) as api:
         answer = await api.get("/health", headers={"origin": "https://app.example"})
@@ -209,8 +241,13 @@ async def test_other_origins_are_let_in_only_by_name(make_app: Callable[..., Sta
         answer = await api.options("/generate", headers=preflight)
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == "https://app.example"
-        answer = await api.get("/health", headers={"origin": "https://app.example"})
-        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        assert "authorization" in answer.headers["access-control-allow-headers"]
+        for path, status in (("/health", 200), ("/info", 401)):  # a page is told why it is refused
+            answer = await api.get(path, headers={"origin": "https://app.example"})
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == "https://app.example"
+            exposed = answer.headers["access-control-expose-headers"].split(", ")
+            assert {"x-request-id", "x-compute-time", "x-generated-tokens", "retry-after"} <= set(exposed)
         answer = await api.options("/generate", headers=preflight | {"origin": "https://other.example"})
         assert answer.status_code == 400
 
@@ -224,6 +261,48 @@ async def test_every_answer_has_a_request_id(given: str, kept: bool, api: httpx.
         assert (answer.headers["x-request-id"] == given) == kept
         assert len(answer.headers["x-request-id"]) >= 1
     assert "x-request-id" in (await api.post("/generate_stream", json={"inputs": "a"})).headers
+
+
+@pytest.mark.parametrize("kind", ["unauthorized", "preflight", "overloaded", "defect", "bad body"])
+async def test_so_has_every_refusal(kind: str, make_app: Callable[..., Starlette], engine: FakeEngine) -> None:
+    app = make_app(
+        api_keys=("a-key",), max_concurrent_requests=1 if kind == "overloaded" else 9, cors_allow_origin=("http://a",)
+    )
+    engine.error = RuntimeError("a defect") if kind == "defect" else None
+    headers = {"x-request-id": "mine"} | ({} if kind == "unauthorized" else {"authorization": "Bearer a-key"})
+    async with client_of(app, raise_app_exceptions=False) as api:
+        if kind == "preflight":
+            headers |= {"origin": "http://a", "access-control-request-method": "POST"}
+            answer = await api.options("/generate", headers=headers)
+        elif kind == "bad body":
+            answer = await api.post("/generate", content=b"{", headers=headers | JSON)
+        else:
+            parameters = {"best_of": 2, "do_sample": True} if kind == "overloaded" else {}
+            answer = await api.post("/generate", json={"inputs": "a", "parameters": parameters}, headers=headers)
+    expected = {"unauthorized": 401, "preflight": 200, "overloaded": 429, "defect": 500, "bad body": 400}
+    assert answer.status_code == expected[kind]
+    assert answer.headers["x-request-id"] == "mine"
+    assert ("retry-after" in answer.headers) == (kind == "overloaded")
+
+
+@pytest.mark.parametrize("path", ["/v1/models/the/model", "/v1/models/the%2Fmodel"])
+async def test_one_model_by_its_id(path: str, api: httpx.AsyncClient) -> None:
+    answer = await api.get(path)
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"id": "the/model", "object": "model", "created": 0, "owned_by": "the/model"},
+    )
+    assert answer.json() in (await api.get("/v1/models")).json()["data"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models/other/model", "/v1/models/the", "/v1/models/the/model/"])
+async def test_an_unknown_model_is_openais_404(path: str, api: httpx.AsyncClient) -> None:
+    answer = await api.get(path)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "model_not_found"
+    assert answer.json()["error"]["message"].startswith(
+        f"The model `{path.removeprefix('/v1/models/')}` does not exist"
+    )
 
 
 async def test_plain_answers_tell_what_they_cost(api: httpx.AsyncClient) -> None:

@@ -59,9 +59,10 @@ CHAT_REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "validation",
         "image_url modality is not supported",
     ),
-    ({"tools": [{"type": "function"}]}, "tool_error", "Tool error: tools are not supported yet"),
-    ({"response_format": {"type": "json_object"}}, "validation", "grammar is not supported"),
-    ({"response_format": {"type": "json_schema", "json_schema": {}}}, "validation", "grammar is not supported"),
+    ({"tools": [{"type": "function"}]}, "validation", "Object missing required field `function`"),
+    ({"tools": [{"function": {"name": "f"}}], "tool_choice": "g"}, "tool_error", "Tool with name g not found"),
+    ({"response_format": {"type": "xml"}}, "validation", "grammar is not valid: its `type` must be one of"),
+    ({"response_format": {"type": "json_schema", "json_schema": {}}}, "validation", "must have a `schema`"),
     ({"top_logprobs": 1}, "validation", "`top_logprobs` needs `logprobs`: true"),
     ({"logprobs": True, "top_logprobs": 6}, "validation", "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
     ({"max_tokens": 1, "max_completion_tokens": 2}, "validation", "set one of them"),
@@ -85,7 +86,7 @@ async def test_a_chat_that_cannot_be_honoured_is_refused(
 
 CHAT_ACCEPTED: list[dict[str, Any]] = [
     {"tools": []},
-    {"tools": [{"type": "function"}], "tool_choice": "none"},
+    {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"},
     {"tool_choice": "auto"},
     {"response_format": {"type": "text"}},
     {"response_format": None, "tools": None, "tool_choice": None},
@@ -146,7 +147,6 @@ COMPLETIONS_REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"best_of": 1, "n": 2}, "validation", "`best_of` must be >= `n` (2). Given: 1"),
     ({"best_of": 3}, "validation", "`best_of` must be > 0 and <= 2. Given: 3"),
     ({"logprobs": 6}, "validation", "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
-    ({"echo": True, "logprobs": 1}, "validation", "--enable-prefill-logprobs"),
     ({"max_tokens": 0}, "validation", "`max_new_tokens` must be strictly positive"),
 ]
 

@@ -1,12 +1,17 @@
 """From what a client says to what the engine is told: when tokens are drawn, and with which seed."""
 
+import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 from fake_engine import FakeEngine
+from serving import client_of
+from starlette.applications import Starlette
 
+from engine.errors import GenerationFailed
 from engine.types import SamplingParams
 
 GREEDY: list[dict[str, Any]] = [
@@ -92,7 +97,8 @@ async def test_every_native_parameter_reaches_the_engine(api: httpx.AsyncClient,
         seed=2**64 - 1,
         top_n_tokens=3,
         logprobs=True,
-        raw_logprobs=False,
+        raw_logprobs=True,
+        relative_frequency=True,
         logit_bias=((7, -100.0), (8, 1.5)),
         ignore_eos=True,
     )
@@ -177,11 +183,66 @@ async def test_completions_return_the_best_n_of_more(api: httpx.AsyncClient, eng
     assert answer["usage"]["completion_tokens"] == 8
 
 
-async def test_prompt_scores_need_the_servers_leave(api: httpx.AsyncClient, engine: FakeEngine) -> None:
-    body = {"inputs": "The sea", "parameters": {"decoder_input_details": True}}
-    details = (await api.post("/generate", json=body)).json()["details"]
-    assert details["prefill"] == []
-    assert not engine.requests[0].params.prompt_logprobs
+@pytest.mark.parametrize("best_of", [1, 2])
+async def test_prompt_scores_are_always_there_and_computed_once(
+    best_of: int, api: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    parameters = {"decoder_input_details": True, "do_sample": True, "best_of": best_of}
+    details = (await api.post("/generate", json={"inputs": "The sea", "parameters": parameters})).json()["details"]
+    prefill = [{"id": 461, "text": "The", "logprob": None}, {"id": 5408, "text": " sea", "logprob": -0.25}]
+    assert [each["prefill"] for each in (details, *details.get("best_of_sequences", []))] == [prefill] * best_of
+    assert [request.params.prompt_logprobs for request in engine.requests] == [True, False][:best_of]
+
+
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize(("options", "raw"), [({}, True), ({"logprobs": "processed"}, False)])
+async def test_scores_are_the_models_own_unless_told_otherwise(
+    path: str, options: dict[str, str], raw: bool, make_app: Callable[..., Starlette], engine: FakeEngine
+) -> None:
+    body = {"inputs": "a", "prompt": "a", "messages": [{"role": "user", "content": "a"}]}
+    async with client_of(make_app(**options)) as api:
+        params = await params_of(api, engine, path, body)
+    assert params.raw_logprobs is raw
+    assert params.relative_frequency is path.startswith("/generate")
+
+
+async def test_the_other_answers_begin_when_the_prompt_has_been_computed(
+    api: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.gate = asyncio.Event()
+    body = {"prompt": ["The sea", "The"], "n": 3, "max_tokens": 2, "seed": 5}
+    answering = asyncio.create_task(api.post("/v1/completions", json=body))
+    while len(engine.requests) < 2:
+        await engine.waiting.wait()
+        engine.waiting.clear()
+    assert [request.params.seed for request in engine.requests] == [5, 5]
+    engine.gate.set()
+    answer = (await answering).json()
+    assert sorted(request.params.seed or 0 for request in engine.requests) == [5, 5, 6, 6, 7, 7]
+    assert [choice["index"] for choice in answer["choices"]] == list(range(6))
+
+
+@pytest.mark.parametrize("best_of", [2, 3])
+async def test_when_the_first_answer_fails_the_others_never_begin(
+    best_of: int, make_app: Callable[..., Starlette], engine: FakeEngine
+) -> None:
+    engine.error = GenerationFailed("out of luck")
+    body = {"inputs": "The sea", "parameters": {"do_sample": True, "best_of": best_of}}
+    async with client_of(make_app(max_best_of=3)) as api:
+        assert (await api.post("/generate", json=body)).status_code == 424
+    assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_n_has_a_limit_of_its_own(path: str, make_app: Callable[..., Starlette]) -> None:
+    body = {"prompt": "a", "messages": [{"role": "user", "content": "a"}], "n": 3}
+    async with client_of(make_app(max_n=3, max_best_of=1)) as api:
+        assert len((await api.post(path, json=body)).json()["choices"]) == 3
+        refused = await api.post(path, json=body | {"n": 4})
+    assert (refused.status_code, refused.json()["error"]["message"]) == (
+        422,
+        "Input validation error: `n` must be >= 1 and <= 3. Given: 4",
+    )
 
 
 async def test_numbers_that_are_not_finite_become_null(api: httpx.AsyncClient, engine: FakeEngine) -> None:

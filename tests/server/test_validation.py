@@ -41,7 +41,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"truncate": 64}, "`truncate` must be strictly positive and less than 63. Given: 64"),
     ({"max_new_tokens": 63}, LENGTHS),
     ({"watermark": True}, "`watermark` is not supported"),
-    ({"grammar": {"type": "regex", "value": "a"}}, "grammar is not supported"),
     (
         {"adapter_id": "x"},
         "`adapter_id` names an adapter that is not loaded; leave it out to use the base model",
@@ -128,6 +127,13 @@ async def test_a_stream_refuses_what_tgi_does_not_stream(
     answer = await api.post("/generate_stream", json={"inputs": "The sea", "parameters": parameters})
     assert answer.status_code == 200
     assert answer.text.startswith('data: {"error":"Input validation error: ' + message)
+
+
+async def test_grammars_can_be_turned_off(make_app: Callable[..., Starlette]) -> None:
+    body = {"inputs": "a", "parameters": {"grammar": {"type": "regex", "value": "a"}}}
+    async with client_of(make_app(disable_grammar_support=True)) as api:
+        answer = await api.post("/generate", json=body)
+    assert (answer.status_code, answer.json()) == (422, refusal("grammar is not supported"))
 
 
 async def test_an_endpoint_without_best_of_says_so(make_app: Callable[..., Starlette]) -> None:

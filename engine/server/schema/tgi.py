@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from engine.server.schema.common import Int32, Stop, UInt32, check_seed
-from engine.types import Timings
+from engine.types import Pooling, Timings
 
 
 class GenerateParameters(Struct, frozen=True, kw_only=True):
@@ -102,8 +102,20 @@ class StreamResponse(Struct, frozen=True, kw_only=True):
     details: StreamDetails | None = None
 
 
+class EmbeddingInfo(Struct, frozen=True, kw_only=True):
+    """The model that answers requests for embeddings."""
+
+    model_id: str
+    is_encoder: bool  # rather than a model that generates
+    pooling: Pooling
+    size: int  # numbers of a vector
+    max_input_tokens: int
+    truncation: int  # tokens that `truncate` leaves: the length the model was made for
+    max_batch_size: int  # texts of one request
+
+
 class Info(Struct, frozen=True, kw_only=True):
-    """TGI's fields, then those its older releases had."""
+    """TGI's fields, then those its older releases had, then ours."""
 
     model_id: str
     model_sha: str | None
@@ -123,6 +135,7 @@ class Info(Struct, frozen=True, kw_only=True):
     model_device_type: str
     max_batch_total_tokens: int
     max_batch_size: int
+    embedding: EmbeddingInfo
 
 
 GENERATE_DECODER = msgspec.json.Decoder(GenerateBody)

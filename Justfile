@@ -20,6 +20,10 @@ check:
 test *arguments:
     {{ python }} -m pytest -n 2 {{ arguments }}
 
+# Environments of clients whose requirements conflict with ours; `TGI_CLIENT_VENVS=.venv-clients just test` uses them
+client-venvs folder=".venv-clients":
+    tests/clients/make_venvs.sh {{ folder }}
+
 # Every proof, however long it takes
 prove *arguments:
     {{ python }} -m pytest -n 2 -m '' {{ arguments }}

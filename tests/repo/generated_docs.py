@@ -1,4 +1,4 @@
-"""The parts of docs/ that are made from the program: tables of flags and metrics.
+"""The parts of docs/ that are made from the program: tables of flags, parameters, metrics and differences.
 
 Such a part stands between `<!-- generated: NAME -->` and `<!-- end -->`. A test compares it with what is made here;
 `just docs` (this file, run as a program) writes it anew.
@@ -7,8 +7,10 @@ Such a part stands between `<!-- generated: NAME -->` and `<!-- end -->`. A test
 import re
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PART = re.compile(r"<!-- generated: (?P<name>[\w-]+) -->\n(?P<text>.*?)<!-- end -->", re.DOTALL)
@@ -77,10 +79,69 @@ def metrics() -> str:
     return "\n" + table(("Name", "Kind", "Meaning"), rows) + "\n"
 
 
+def tgi_differences() -> str:
+    """Where this server does otherwise than TGI."""
+    from engine.server.strict import DIFFERENCES
+
+    rows = [(each.where, each.ours, each.tgis, "yes" if each.restored else "no") for each in DIFFERENCES]
+    return "\n" + table(("What", "Here", "TGI", "Restored"), rows) + "\n"
+
+
+@cache
+def schemas() -> dict[str, Any]:
+    """The schemas of the server's OpenAPI document, with the limits that a server has by default."""
+    from engine.config import ServerOptions
+    from engine.server.app import ENDPOINTS
+    from engine.server.openapi import document
+
+    components: dict[str, Any] = document(ENDPOINTS, ServerOptions(model_id=""))["components"]["schemas"]
+    return components
+
+
+def type_of(schema: dict[str, Any]) -> str:
+    """A JSON schema in a few words, null left out."""
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(type_of(each) for each in schema["anyOf"] if each.get("type") != "null"))
+    if "enum" in schema:
+        return ", ".join(code(value) for value in schema["enum"])
+    if "$ref" in schema or "type" not in schema:
+        return "object"
+    if schema["type"] == "array":
+        most = f", at most {schema['maxItems']}" if "maxItems" in schema else ""
+        item = type_of(schema["items"])
+        return f"list of {f'({item})' if ' or ' in item else item}{most}"
+    limits = [
+        f"{sign} {schema[name]:g}"
+        for name, sign in (("exclusiveMinimum", ">"), ("minimum", ">="), ("exclusiveMaximum", "<"), ("maximum", "<="))
+        if name in schema and abs(schema[name]) < 2**31 - 1
+    ]
+    return " ".join((schema["type"], ", ".join(limits))).strip()
+
+
+def parameters(name: str) -> str:
+    """The fields of a body, those it must have first."""
+    body = schemas()[name]
+    needed = body.get("required", ())
+    rows = [
+        (code(field), type_of(schema) + (" (required)" if field in needed else ""), schema["description"])
+        for field, schema in sorted(body["properties"].items(), key=lambda item: item[0] not in needed)
+    ]
+    return "\n" + table(("Field", "Type", "Meaning"), rows) + "\n"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "serve-flags": serve_flags,
     "sampling-flags": sampling_flags,
     "metrics": metrics,
+    "tgi-differences": tgi_differences,
+    "parameters-generate": partial(parameters, "GenerateParameters"),
+    "parameters-chat": partial(parameters, "ChatBody"),
+    "parameters-chat-message": partial(parameters, "Message"),
+    "parameters-completions": partial(parameters, "CompletionBody"),
+    "parameters-embeddings": partial(parameters, "EmbeddingBody"),
+    "parameters-embed": partial(parameters, "EmbedBody"),
+    "parameters-responses": partial(parameters, "ResponsesBody"),
+    "parameters-messages": partial(parameters, "MessagesBody"),
 }
 
 

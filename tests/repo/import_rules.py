@@ -26,7 +26,7 @@ IMPURE = (
     "threading",
     "time",
 )
-BENCH_WITH_ENGINE = ("bench.offline", "bench.micro", "bench.cpu", "bench.gpu")  # measure the engine without a server
+BENCH_WITH_ENGINE = tuple(f"bench.{name}" for name in ("offline", "micro", "cpu", "gpu", "overhead"))
 ANYWHERE = ""  # inside any function, or for types
 
 
@@ -59,15 +59,28 @@ ROOMS = {
     "engine.models": Room(OPEN),
     "engine.hub": Room(OPEN),
     "engine.validate": Room(OPEN),
+    "engine.embedding": Room(),
     "engine.sample": Room(OPEN, heavy=("numpy",)),
     "engine.spec": Room(OPEN, heavy=("numpy",)),
     "engine.weights": Room((*OPEN, "engine.models", "engine.quant"), heavy=("numpy",)),
     "engine.quant": Room((*OPEN, "engine.models"), heavy=("numpy",)),
-    "engine.runtimes": Room((*OPEN, "engine.sched.plan"), inside={"engine.runtimes": ANYWHERE}),
+    "engine.runtimes": Room((*OPEN, "engine.sched.plan"), inside={"engine.runtimes": ANYWHERE}, heavy=("numpy",)),
+    "engine.runtimes.pooling": Room(OPEN, heavy=("numpy",)),
     "engine.runtimes.reference": Room((*OPEN, *COMPUTE, "engine.runtimes"), heavy=("numpy",)),
     "engine.runtimes.native": Room((*OPEN, *COMPUTE, "engine.runtimes"), heavy=("numpy",)),
     "engine.core": Room(
-        (*OPEN, "engine.sched", "engine.text.grammar", "engine.runtimes", "engine.validate", "engine.wire")
+        (
+            *OPEN,
+            "engine.constraints",
+            "engine.sched",
+            "engine.text.grammar",
+            "engine.runtimes",
+            "engine.validate",
+            "engine.wire",
+        )
+    ),
+    "engine.constraints": Room(
+        (*OPEN, "engine.sched.plan"), inside={"engine.text.grammar": ANYWHERE}, heavy=("numpy",)
     ),
     "engine.wire": Room(OPEN),
     "engine.process": Room((*OPEN, "engine.wire"), inside={"engine.core": "main"}),
@@ -75,9 +88,9 @@ ROOMS = {
         (*OPEN, "engine.wire"), inside={"engine.core": "InlineClient", "engine.process": "ProcessClient"}
     ),
     "engine.answer": Room((*OPEN, "engine.client", "engine.text")),
-    "engine.llm": Room((*OPEN, "engine.answer", "engine.client", "engine.text", "engine.hub")),
+    "engine.llm": Room((*OPEN, "engine.answer", "engine.client", "engine.embedding", "engine.text", "engine.hub")),
     "engine.perplexity": Room((*OPEN, "engine.llm")),
-    "engine.server": Room((*OPEN, "engine.answer", "engine.client", "engine.text")),
+    "engine.server": Room((*OPEN, "engine.answer", "engine.client", "engine.embedding", "engine.text")),
     "tgi_cli": Room(
         ("engine.types", "engine.config", "engine.errors", "tgi_cli.ui"),
         inside={"engine": ANYWHERE, "bench": ANYWHERE, "tgi_cli.local": ANYWHERE},

@@ -39,7 +39,8 @@ def test_the_wheel_holds_what_the_program_needs(wheel: Path):
     modules = {
         path.relative_to(ROOT).as_posix() for p in ("engine", "tgi_cli", "bench") for path in (ROOT / p).rglob("*.py")
     }
-    assert modules <= names
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "engine/server/static").rglob("*") if path.is_file()}
+    assert modules | pages <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -190,8 +190,6 @@ def pretend(connection: socket.socket, rate: float) -> None:
                 return
         except BlockingIOError:
             data = b""
-        except ConnectionError:
-            return
         connection.setblocking(True)
         for message in map(decode_message, frames.feed(data)):
             if isinstance(message, Submit):
@@ -240,7 +238,8 @@ def main() -> None:
     if args.part == "serve":
         serve(args.rate)
     elif args.part == "engine":
-        pretend(socket.socket(fileno=args.fd), args.rate)
+        with suppress(ConnectionError):  # the server has ended
+            pretend(socket.socket(fileno=args.fd), args.rate)
     else:
         cases = [
             (route, streams, rate)

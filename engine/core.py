@@ -145,6 +145,7 @@ class EngineCore:
             architecture=worker.architecture,
             runtime=worker.runtime,
             dtype=worker.dtype,
+            weight_format=worker.weight_format,
             vocab_size=worker.vocab_size,
             eos_token_ids=worker.eos_token_ids,
             max_total_tokens=self.max_total_tokens,

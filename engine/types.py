@@ -139,6 +139,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int
     kv_bytes: int
     pid: int = 0
+    weight_format: str = ""  # of linear layers; empty = the dtype
     is_encoder: bool = False  # it embeds, and cannot generate
     embedding_size: int = 0  # numbers of a vector
     pooling: Pooling = "last"  # what a vector is made of

@@ -42,6 +42,7 @@ class Flag:
     above: float | None = None
     fills: str | None = None  # the field it sets, such as `scheduler.max_batch_size`
     no_effect: str | None = None  # why setting it changes nothing
+    as_it_is: tuple[Value, ...] = ()  # values of such a flag that ask for what is the case anyway
     unavailable: str | None = None  # why setting it is refused
     negative: bool = False  # a switch that also comes as --no-NAME
     secret: bool = False

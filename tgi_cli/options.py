@@ -27,9 +27,10 @@ Switch = partial(Flag, kind=bool)
 ONE_DEVICE = "the model runs on one device, in one engine process"
 NO_GPU = "no runtime of this version uses a GPU"
 NO_WATERMARK = "answers are not watermarked yet"
+NO_REPORTS = "nothing is ever reported"
 NO_TUNNEL = "there is no ngrok tunnel; put a reverse proxy in front"
 
-METHODS = ("int8", "int4", "eetq", "fp8", "bitsandbytes-nf4", "bitsandbytes-fp4")
+METHODS = ("int8", "int4", "eetq", "fp8", "bitsandbytes-nf4", "bitsandbytes-fp4", "compressed-tensors")
 IN_CONFIG = "the model's config.json decides; set rope_scaling there"
 
 MODEL = (
@@ -167,7 +168,15 @@ SERVER = (
         fills="server.otlp_endpoint",
     ),
     Flag("otlp-service-name", "Service name in traces", fills="server.otlp_service_name"),
-    Flag("usage-stats", "Report usage", choices=("on", "no-stack", "off"), no_effect="nothing is ever reported"),
+    Flag(
+        "usage-stats",
+        "Report usage",
+        choices=("on", "no-stack", "off"),
+        no_effect=NO_REPORTS,
+        as_it_is=("off",),
+    ),
+    Switch("disable-usage-stats", "Older name of --usage-stats off", no_effect=NO_REPORTS, as_it_is=(True,)),
+    Switch("disable-crash-reports", "Older name of --usage-stats no-stack", no_effect=NO_REPORTS, as_it_is=(True,)),
     Port("prometheus-port", "Port of the metrics", no_effect="/metrics is on the server's own port"),
     Switch("ngrok", "Open an ngrok tunnel", no_effect=NO_TUNNEL),
     Flag("ngrok-authtoken", "Token for ngrok", secret=True, no_effect=NO_TUNNEL),
@@ -175,14 +184,20 @@ SERVER = (
 )
 
 HARDWARE = (
-    Flag("sharded", "Split the model over devices", choices=("true", "false"), no_effect=ONE_DEVICE),
-    Count("num-shard", "Devices to split over", no_effect=ONE_DEVICE),
+    Flag(
+        "sharded",
+        "Split the model over devices",
+        choices=("true", "false"),
+        no_effect=ONE_DEVICE,
+        as_it_is=("false",),
+    ),
+    Count("num-shard", "Devices to split over", no_effect=ONE_DEVICE, as_it_is=(1,)),
     Flag("shard-uds-path", "Socket path of the shards", no_effect=ONE_DEVICE),
     Flag("master-addr", "Address of the first shard", no_effect=ONE_DEVICE),
     Port("master-port", "Port of the first shard", no_effect=ONE_DEVICE),
-    Flag("cuda-graphs", "Batch sizes to record CUDA graphs for", many=True, no_effect=NO_GPU),
+    Flag("cuda-graphs", "Batch sizes to record CUDA graphs for", many=True, no_effect=NO_GPU, as_it_is=(("0",), ())),
     Flag("cuda-memory-fraction", "Share of the GPU memory", kind=float, above=0, at_most=1, no_effect=NO_GPU),
-    Switch("disable-custom-kernels", "Use no kernels of our own", no_effect=NO_GPU),
+    Switch("disable-custom-kernels", "Use no kernels of our own", no_effect=NO_GPU, as_it_is=(False,)),
     Flag("watermark-gamma", "Watermark: share of green tokens", kind=float, no_effect=NO_WATERMARK),
     Flag("watermark-delta", "Watermark: what a green token gains", kind=float, no_effect=NO_WATERMARK),
 )
@@ -271,7 +286,7 @@ def _complete(flag: Flag, group: str, prefix: str) -> Flag:
         group=group,
         env=flag.env or prefix + flag.key.upper(),
         default=flag.default or (default_of(flag.fills) if flag.fills else None),
-        help=flag.help + (" (no effect yet)" if flag.no_effect else " (not available yet)" if flag.unavailable else ""),
+        help=flag.help + (" (no effect)" if flag.no_effect else " (not available yet)" if flag.unavailable else ""),
     )
 
 

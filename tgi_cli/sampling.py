@@ -97,7 +97,13 @@ class Sampling:
 
         other = {key: value for key, value in self.given.items() if key not in ("stop", "max_new_tokens")}
         other["temperature"] = self.temperature
-        return SamplingParams(max_new_tokens=max_new_tokens, logprobs=logprobs, **other)  # type: ignore[arg-type]
+        # As a server scores tokens: by the model's own distribution.
+        return SamplingParams(
+            max_new_tokens=max_new_tokens,
+            logprobs=logprobs,
+            raw_logprobs=logprobs,
+            **other,  # type: ignore[arg-type]
+        )
 
     def request(self) -> dict[str, Any]:
         """What a server is told, by the names that TGI and OpenAI share; what is off is left out."""

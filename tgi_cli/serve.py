@@ -100,7 +100,7 @@ def _announce(url: str, info: "EngineInfo") -> None:
         info.architecture,
         ui.thousands(info.num_parameters),
         info.runtime,
-        info.dtype,
+        info.weight_format or info.dtype,
         ui.size(info.weight_bytes),
         ui.size(info.kv_bytes),
         info.num_blocks * info.block_size,

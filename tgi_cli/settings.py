@@ -38,8 +38,8 @@ class Settings:
     def notices(self) -> Iterator[str]:
         """One line for each setting that changes nothing, and one for a key that others can read."""
         for setting in self.made.values():
-            if setting.flag.no_effect:
-                yield f"the flag --{setting.flag.name} has no effect yet: {setting.flag.no_effect}" + _said(setting)
+            if setting.flag.no_effect and setting.value not in setting.flag.as_it_is:
+                yield f"the flag --{setting.flag.name} has no effect: {setting.flag.no_effect}" + _said(setting)
         if "api_key" in self.made and self.made["api_key"].source.startswith("--"):
             yield "--api-key can be read by every user of this machine; use API_KEY or --api-key-file instead"
 

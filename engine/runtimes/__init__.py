@@ -25,6 +25,7 @@ class WorkerInfo:
     architecture: str
     runtime: str
     dtype: str
+    weight_format: str = ""  # of linear layers, where that is not the dtype
     vocab_size: int
     eos_token_ids: tuple[int, ...]
     max_context: int

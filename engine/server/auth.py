@@ -62,7 +62,7 @@ def _key(headers: Headers) -> bytes | None:
     if bare:
         return bare[0].encode("latin-1")
     scheme, _, key = bearers[0].partition(" ")
-    return key.encode("latin-1") if scheme.lower() == "bearer" else None
+    return key.strip(" \t").encode("latin-1") if scheme.lower() == "bearer" else None
 
 
 def _digest(key: bytes) -> bytes:

@@ -38,7 +38,7 @@ from engine.server.schema.chat import (
 from engine.server.schema.common import encode
 from engine.server.schema.openai import Usage
 from engine.server.service import SYSTEM_FINGERPRINT, Service, service
-from engine.server.sse import EventStream, event, unless_disconnected, with_errors
+from engine.server.sse import event, event_stream, unless_disconnected
 from engine.text.output import Piece
 from engine.text.reasoning import Reasoning
 from engine.text.tools import CallArguments, CallStarted, Text
@@ -56,7 +56,7 @@ async def chat_completions(request: Request) -> Response:
         conversation, prompt = await _render(here, body)
         events = _Stream(here, body, label).events(conversation, prompt)
         path = request.scope["path"]
-        return EventStream(with_errors(events, path, stream_error(here)), stream_headers(here, len(prompt)))
+        return event_stream(events, path, stream_headers(here, len(prompt)), stream_error(here))
     answer, headers = await unless_disconnected(request, _complete(here, body, label))
     return Response(encode(answer), headers=headers, media_type=JSON)
 

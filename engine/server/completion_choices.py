@@ -7,7 +7,9 @@ from engine.server.generation import Generation, Step
 from engine.server.openai import finish_reason
 from engine.server.schema.completions import CompletionBody, CompletionChoice, CompletionLogprobs
 from engine.server.service import Service
+from engine.text.detokenize import detokenizer
 from engine.text.output import Piece
+from engine.text.tokenizer import Tokenizer
 from engine.types import FinishReason, TokenScore
 
 
@@ -70,8 +72,9 @@ class Choice:
         tops: tuple[tuple[TokenScore, ...] | None, ...] = (None, *self.generation.prompt_top)
         if len(tops) < len(ids):  # no alternatives were asked for
             tops = (None, *(() for _ in ids[1:]))
-        texts = [self._tokenizer.token_text(token_id) for token_id in ids]
-        return self._logprobs(texts, texts, (None, *self.generation.prompt_logprobs), tops, 0)
+        tokens = [self._tokenizer.token_text(token_id) for token_id in ids]
+        texts = prompt_pieces(self._tokenizer, ids, self.generation.prepared.inputs)
+        return self._logprobs(tokens, texts, (None, *self.generation.prompt_logprobs), tops, 0)
 
     def _answer_logprobs(self, pieces: Sequence[Piece]) -> CompletionLogprobs | None:
         if self._body.logprobs is None:
@@ -116,6 +119,20 @@ class Choice:
         if score is not None:
             found.setdefault(token, score)
         return found
+
+
+def prompt_pieces(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> list[str]:
+    """What each token of a prompt adds to its text: a character of several tokens comes with the last of them.
+
+    A special token that the tokenizer added, such as one for the beginning, adds nothing.
+    """
+    reader = detokenizer(tokenizer, (), skip_special_tokens=False)
+    pieces, offset = [], 0
+    for token_id in ids:
+        added = token_id in tokenizer.special_ids and not text.startswith(tokenizer.token_text(token_id), offset)
+        pieces.append("" if added else reader.push(token_id))
+        offset += len(pieces[-1])
+    return pieces
 
 
 def _join(first: CompletionLogprobs, second: CompletionLogprobs) -> CompletionLogprobs:

@@ -28,7 +28,7 @@ from engine.server.schema.common import encode
 from engine.server.schema.completions import COMPLETION_DECODER, Completion, CompletionBody, CompletionChoice
 from engine.server.schema.openai import Usage
 from engine.server.service import SYSTEM_FINGERPRINT, Service, service
-from engine.server.sse import EventStream, event, unless_disconnected, with_errors
+from engine.server.sse import event, event_stream, unless_disconnected
 from engine.types import Timings
 
 Prompt = str | tuple[int, ...]
@@ -40,9 +40,9 @@ async def completions(request: Request) -> Response:
     body = await read_struct(request, COMPLETION_DECODER, here.options.payload_limit, here.executor)
     label = Label(id=new_id("cmpl", here), model=here.options.model_id)
     if body.stream:
-        events = with_errors(_events(here, body, label), request.scope["path"], stream_error(here))
+        events, path = _events(here, body, label), request.scope["path"]
         characters = sum(len(prompt) for prompt in _prompts(body) if isinstance(prompt, str))
-        return EventStream(events, stream_headers(here, characters))
+        return event_stream(events, path, stream_headers(here, characters), stream_error(here))
     answer, headers = await unless_disconnected(request, _complete(here, body, label))
     return Response(encode(answer), headers=headers, media_type="application/json")
 

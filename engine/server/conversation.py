@@ -233,7 +233,10 @@ class Reply:
         self.generations = [Generation(here, each, self._watch) for each in prepared.candidates(conversation.n)]
 
     async def steps(self, *, eager: bool = True) -> AsyncGenerator[Step, None]:
-        """The answers as they come, each with one step for every token. `eager` is as in `ToolCallParser`."""
+        """The answers as they come, each with one step for every token. `eager` is as in `ToolCallParser`.
+
+        A call that the conversation asks for is always given out as far as it got, as OpenAI does.
+        """
         if not self.generations:
             await self.start()
         readings = [self._reading(eager=eager) for _ in self.generations]
@@ -258,7 +261,12 @@ class Reply:
 
     def _reading(self, eager: bool) -> Reading:
         return Reading(
-            self._here, self._style, self._tools, thinks=self._thinks, eager=eager, one_call=self._conversation.one_call
+            self._here,
+            self._style,
+            self._tools,
+            thinks=self._thinks,
+            eager=eager or self._conversation.must_call,
+            one_call=self._conversation.one_call,
         )
 
     def _choice(self, generation: Generation) -> Choice:

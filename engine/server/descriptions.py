@@ -152,7 +152,9 @@ def _native(options: ServerOptions) -> dict[str, Keywords]:
         "decoder_input_details": Keywords("Give the prompt's tokens with their log probabilities; not in streams."),
         "top_n_tokens": _integer("Give so many of the likeliest tokens at each place.", minimum=0, maximum=top),
         "GenerateParameters.frequency_penalty": _number(
-            "Lowers tokens by how often prompt and answer have them, relative to their length.", minimum=-2.0, maximum=2.0
+            "Lowers tokens by how often prompt and answer have them, relative to their length.",
+            minimum=-2.0,
+            maximum=2.0,
         ),
         "grammar": Keywords('What the answer must match: `{"type": "json", "regex" or "lark", "value": ...}`.'),
         "adapter_id": Keywords("Not supported: there are no adapters, and any name is refused."),

@@ -76,7 +76,7 @@ async def openai_embeddings(request: Request) -> Response:
     """`POST /v1/embeddings`, and `POST /embeddings` as text-embeddings-inference has it."""
     here = service(request)
     body = await read_struct(request, EMBEDDING_DECODER, here.options.payload_limit, here.executor)
-    model = body.model or here.embedder.model_id
+    model = here.embedder.model_id if body.model in (None, "tgi") else body.model
     as_base64 = body.encoding_format == "base64"
 
     def write(vectors: Sequence[Vector], tokens: int) -> bytes:

@@ -44,7 +44,7 @@ async def responses(request: Request) -> Response:
     exchange = _Responding(here, body)
     if body.stream:
         events = await begun(exchange.events())
-        return EventStream(events, exchange.stream_headers())
+        return EventStream(events, exchange.stream_headers(), exchange.failure)
     answer = await unless_disconnected(request, exchange.whole())
     return Response(encode(answer), headers=exchange.headers(), media_type="application/json")
 

@@ -49,26 +49,33 @@ async def begun(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, No
 ErrorBody = Callable[[EngineError], bytes]
 
 
-async def with_errors(
-    events: AsyncGenerator[bytes, None], path: str, body: ErrorBody | None = None
-) -> AsyncGenerator[bytes, None]:
-    """The events, and if they fail one more that says why, since the status line was sent long ago.
+def event_stream(
+    events: AsyncGenerator[bytes, None], path: str, headers: Mapping[str, str], body: ErrorBody | None = None
+) -> "EventStream":
+    """Sends the events, and if they fail one more that says why, since the status line was sent long ago.
 
     A stream of OpenAI's then ends with `[DONE]` however it went, a native one with its last event. `body`
     writes the error otherwise than the other routes of the family do.
     """
-    body = body or (lambda error: error_body(path, error))
+    write = body or (lambda error: error_body(path, error))
+    end = DONE if dialect(path) == "openai" else b""
+    return EventStream(_with_errors(events, path, write, end), headers, lambda error: event(write(error)) + end)
+
+
+async def _with_errors(
+    events: AsyncGenerator[bytes, None], path: str, write: ErrorBody, end: bytes
+) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         try:
             async for chunk in events:
                 yield chunk
         except EngineError as error:
-            yield event(body(_as_in_stream(error)))
+            yield event(write(_as_in_stream(error)))
         except Exception:
             log.exception("a stream of %s failed", path)
-            yield event(body(Internal("Internal server error")))
-    if dialect(path) == "openai":
-        yield DONE
+            yield event(write(Internal("Internal server error")))
+    if end:
+        yield end
 
 
 def _as_in_stream(error: EngineError) -> EngineError:
@@ -112,15 +119,17 @@ class EventStream(Response):
     """Sends what `events` yields, each item one or more whole events, until it ends or the client leaves.
 
     A comment goes out after 15 silent seconds, so that proxies keep the connection. However the stream
-    ends, the generator is closed, which cancels the request at the engine.
+    ends, the generator is closed, which cancels the request at the engine. `failure` writes what the stream
+    says instead of its end where the server ends first.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(None, headers={"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
+    def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str], failure: ErrorBody) -> None:
+        super().__init__(None, headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
         self._events = events
+        self._failure = failure
         self._silent = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,8 +143,7 @@ class EventStream(Response):
         except asyncio.CancelledError:
             # The server ends while the answer is unfinished: say so rather than just stop.
             await _cancel(pump)
-            name = "error" if dialect(scope["path"]) == "anthropic" else None
-            last_words = event(error_body(scope["path"], _shutting_down()), name)
+            last_words = self._failure(_shutting_down())
             await send({"type": "http.response.body", "body": last_words, "more_body": False})
         finally:
             await _cancel(pump, watcher)

@@ -52,8 +52,12 @@ DIFFERENCES = (
     Difference("null", "means absent for every optional field", "refused for some, such as `stop` and `details`"),
     Difference("`stop`", "a text or a list", "a list"),
     Difference("`top_p`, `typical_p`", "may be 1, which means off", "1 is refused"),
-    Difference("`logit_bias`", "OpenAI's object, on every route", "the object is refused"),
+    Difference("`logit_bias`", "OpenAI's object, on every route", "the object is refused, a list ignored"),
     Difference("`response_format`", "OpenAI's shapes and TGI's", "only TGI's, with `value`"),
+    Difference("schemas without `properties`", "taken", "refused"),
+    Difference("`tools` with `response_format`", "a call, or a text of that format", "refused"),
+    Difference("`top_logprobs` without `logprobs`", "422", "not shown"),
+    Difference("`max_tokens` beside `max_completion_tokens`", "taken where they are equal", "refused"),
     Difference("`presence_penalty`", "OpenAI's", "in chat a repetition penalty of 2 more; ignored in completions"),
     Difference("`frequency_penalty`", "on `/v1` OpenAI's", "relative to the length everywhere"),
     Difference(
@@ -81,7 +85,11 @@ DIFFERENCES = (
     Difference("choices of several prompts", "in the order of the prompts", "in the order they were finished"),
     Difference("`id` on `/v1`", "of its own for every answer", "empty"),
     Difference("`role` in a streamed chat", "in the first chunk", "in every chunk"),
+    Difference(
+        "tool calls in one answer", "as many as the model likes, each with an id of its own", "one, with id `0`"
+    ),
     Difference("a tool call's finish reason", "`tool_calls`", "`stop`, in streams none"),
+    Difference("thoughts of a model", "in `reasoning_content`", "in the text"),
     Difference("`bytes` of a log probability", "there", "not there"),
     Difference("errors on `/v1`", "OpenAI's object", "TGI's flat one"),
     Difference("error events on `/v1`", "the error's own status and type", "`http_status_code` 422, no type"),

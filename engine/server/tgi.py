@@ -32,7 +32,7 @@ from engine.server.schema.tgi import (
     Token,
 )
 from engine.server.service import VERSION, Service, service
-from engine.server.sse import EventStream, event, unless_disconnected, with_errors
+from engine.server.sse import event, event_stream, unless_disconnected
 from engine.text.output import Piece
 from engine.text.tokenizer import Tokenizer, TokenSpan
 
@@ -140,8 +140,8 @@ def _top_tokens(tokenizer: Tokenizer, piece: Piece) -> list[Token]:
 
 def _stream_response(request: Request, inputs: str, parameters: GenerateParameters) -> Response:
     here = service(request)
-    events = with_errors(_events(here, inputs, parameters), request.scope["path"])
-    return EventStream(events, stream_headers(here, len(inputs)))
+    events = _events(here, inputs, parameters)
+    return event_stream(events, request.scope["path"], stream_headers(here, len(inputs)))
 
 
 async def _events(here: Service, inputs: str, parameters: GenerateParameters) -> AsyncGenerator[bytes, None]:

@@ -15,18 +15,18 @@ A mask `[ceil(V / 32)]` has one bit for each token, the lowest id in the lowest 
 """
 
 import json
-import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import llguidance
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import GenerationFailed, InvalidRequest
+from engine.text.schemas import enforceable, inexact_number
 from engine.text.tokenizer import Tokenizer
 from engine.types import Grammar
 
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 
 Masks = NDArray[np.uint32]
 
-TINY = 1e-12
-# Where a schema has schemas inside: by name, or one or a list of them.
-SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
-SCHEMA_LISTS = ("items", "prefixItems", "additionalItems", "additionalProperties", "anyOf", "allOf", "oneOf")
 MAX_CACHED = 32  # compiled grammars that a compiler keeps
 ANY_TOKEN = np.uint32(0xFFFFFFFF)
 
@@ -163,11 +159,9 @@ def _source(grammar: Grammar) -> str:
     match grammar.kind:
         case "json":
             try:
-                schema = json.loads(grammar.text)
-                for each in list(_subschemas(schema)) if isinstance(schema, dict) else []:
-                    _narrow_open_bounds(each)
-                    if "properties" in each:
-                        each.setdefault("type", "object")
+                schema = enforceable(grammar.text)
+                if (number := inexact_number(schema)) is not None:
+                    raise InvalidRequest(f"grammar is not valid: {number} is not a number that JSON readers agree on")
                 return llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS)
             except (ValueError, RecursionError) as error:
                 raise InvalidRequest(f"grammar is not valid: a schema must be a JSON object ({error})") from None
@@ -175,39 +169,6 @@ def _source(grammar: Grammar) -> str:
             return llguidance.LLMatcher.grammar_from_regex(grammar.text)
         case "lark":
             return llguidance.LLMatcher.grammar_from_lark(grammar.text)
-
-
-def _subschemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The schema itself, and all that it is made of."""
-    yield schema
-    for key, value in schema.items():
-        inner: list[Any] = []
-        if key in SCHEMA_MAPS and isinstance(value, dict):
-            inner = list(value.values())
-        elif key in SCHEMA_LISTS:
-            inner = value if isinstance(value, list) else [value]
-        for each in inner:
-            if isinstance(each, dict):
-                yield from _subschemas(each)
-
-
-def _narrow_open_bounds(schema: dict[str, Any]) -> None:
-    """Close an exclusive bound that llguidance 1.9 lets through: a whole number, with the other bound less than 1 away.
-
-    The bound becomes the next number of float64, so that nothing is lost that a reader of JSON would tell apart from it
-    (but next to 0, where nothing closer than TINY is written).
-    """
-    for sign, low, high in ((1, "inimum", "aximum"), (-1, "aximum", "inimum")):
-        bound, others = schema.get(f"exclusiveM{low}"), (schema.get(f"m{high}"), schema.get(f"exclusiveM{high}"))
-        if not (_is_number(bound) and bound == int(bound) and bound * sign >= 0):
-            continue
-        if any(_is_number(other) and 0 < (other - bound) * sign < 1 for other in others):
-            del schema[f"exclusiveM{low}"]
-            schema[f"m{low}"] = sign * max(math.nextafter(abs(bound), math.inf), TINY)
-
-
-def _is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 DEAD_ENDS = {

@@ -40,6 +40,9 @@ class Checkpoint(Mapping[str, np.ndarray]):
     ) -> None:
         self.tied_head_bits = tied_head_bits
         self._shapes = parameters(spec)
+        bits = {each.bits for each in tensors.values() if isinstance(each, QuantizedMatrix)}
+        # The format of its linear layers, as the head may have more bits; None where they are floats.
+        self.quantized_to = f"int{min(bits)}" if bits else None
         self.sources = sources
         self.tensors = tensors
         self._head_dim = spec.head_dim

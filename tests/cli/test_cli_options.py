@@ -16,7 +16,7 @@ from tgi_cli.options import BY_KEY, FLAGS, SECTIONS
 from tgi_cli.settings import Settings, preset_path, read_settings
 
 # Written out from the launcher's documentation, not taken from the table under test: name, a good value, and what
-# comes of it: a field, "no effect", "refused", or "read" (by the command itself).
+# comes of it: a field, "no effect", "as it is" (what it asks for is the case), "refused", or "read" (by the command).
 TGI_FLAGS = [
     ("model-id", "acme/tiny", "read"),
     ("revision", "v1", "server.revision"),
@@ -68,6 +68,8 @@ TGI_FLAGS = [
     ("max-client-batch-size", "8", "server.max_client_batch_size"),
     ("lora-adapters", "a,b", "refused"),
     ("usage-stats", "no-stack", "no effect"),
+    ("disable-usage-stats", None, "as it is"),
+    ("disable-crash-reports", None, "as it is"),
     ("payload-limit", "1000", "server.payload_limit"),
     ("enable-prefill-logprobs", None, "server.enable_prefill_logprobs"),
     ("graceful-termination-timeout", "30", "server.graceful_termination_timeout"),

@@ -61,6 +61,22 @@ def test_the_same_tokens_and_smaller_files(tmp_path: Path, tgi: Run) -> None:
     assert json.loads(reference.out)["details"]["generated_tokens"] == 12
 
 
+def test_what_is_quantized_is_not_quantized_again(tmp_path: Path, tgi: Run) -> None:
+    out = str(tmp_path / "small")
+    assert tgi("quantize", "built-in", out, "--method", "int8").code == 0
+    ask = ("generate", "The river is", "--max-new-tokens", "4")
+    again = tgi(*ask, "--model", out, "--quantize", "int4")
+    assert (again.code, again.err) == (
+        2,
+        "error: quantize 'int4': the model's weights are int8 already; leave it out\n",
+    )
+    as_stored = tgi(*ask, "--model", out, "--quantize", "compressed-tensors")
+    assert (as_stored.code, as_stored.out) == (0, tgi(*ask, "--model", out).out)
+    floats = tgi(*ask, "--quantize", "compressed-tensors")
+    assert floats.code == 2
+    assert "are not quantized" in floats.err
+
+
 def test_an_encoder_keeps_its_pooling(tmp_path: Path, tgi: Run) -> None:
     encoder, out = make_encoder(tmp_path / "encoder", "cls", tokenizer=True), tmp_path / "small"
     assert tgi("quantize", str(encoder), str(out), "--method", "int8").code == 0

@@ -74,7 +74,7 @@ def test_a_start_logs_no_secret(tgi: Run, monkeypatch: pytest.MonkeyPatch, caplo
     monkeypatch.setenv("API_KEY", CANARY)
     monkeypatch.setenv("HF_TOKEN", CANARY)
     monkeypatch.setattr("engine.server.run.serve", lambda *_, **__: logging.getLogger("tgi").info("served"))
-    result = tgi("serve", "--hostname", "0.0.0.0", "--sharded", "false")
+    result = tgi("serve", "--hostname", "0.0.0.0", "--sharded", "true")
     assert result.code == 0
     assert "served" in result.err
     assert "no effect" in result.err

@@ -18,7 +18,19 @@ from engine.logs import configure_logging
 def test_a_server_starts_answers_and_ends(tgi: Run, tmp_path: Path) -> None:
     config = tmp_path / "own.toml"
     config.write_text('preset = "latency"\nport = 0\njson_output = true\n')
-    command = [sys.executable, "-m", "tgi_cli", "serve", "--config", str(config), "--inline", "--usage-stats", "off"]
+    command = [
+        sys.executable,
+        "-m",
+        "tgi_cli",
+        "serve",
+        "--config",
+        str(config),
+        "--inline",
+        "--usage-stats",
+        "on",
+        "--num-shard",
+        "1",
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
@@ -36,7 +48,8 @@ def test_a_server_starts_answers_and_ends(tgi: Run, tmp_path: Path) -> None:
     assert answer.out == tgi("generate", "The river is", "--max-new-tokens", "4").out
     assert {frozenset(entry) for entry in log} == {frozenset({"timestamp", "level", "fields", "target"})}
     messages = [entry["fields"]["message"] for entry in log]
-    assert messages[0] == "the flag --usage-stats has no effect yet: nothing is ever reported"
+    assert messages[0] == "the flag --usage-stats has no effect: nothing is ever reported"
+    assert not any("--num-shard" in message for message in messages)  # one is what there is
     assert log[0]["level"] == "WARN"
     assert any("LlamaForCausalLM with 6.8 million parameters" in message for message in messages)
 

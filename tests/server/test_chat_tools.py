@@ -190,6 +190,22 @@ async def test_a_parser_can_be_chosen_or_switched_off(hermes: Tokenizer) -> None
         assert (await ask(api, CHAT))["message"] == {"role": "assistant", "content": HERMES}
 
 
+@pytest.mark.parametrize("tool_choice", ["required", {"type": "function", "function": {"name": "depth"}}])
+async def test_a_call_that_was_asked_for_and_cut_short_is_given_as_far_as_it_got(
+    hermes: Tokenizer, tool_choice: Any
+) -> None:
+    body = CHAT | {"max_tokens": 20, "tool_choice": tool_choice}
+    async with answering(hermes, HERMES) as (api, _, _):
+        choice = await ask(api, body)
+        streamed, _ = await stream(api, body)
+    assert choice["finish_reason"] == "length"
+    assert not choice["message"]["content"]
+    [call] = choice["message"]["tool_calls"]
+    [[_, name, arguments]] = streamed["calls"]
+    assert (call["function"]["name"], call["function"]["arguments"]) == (name, arguments) == ("depth", arguments)
+    assert RED.startswith(arguments)
+
+
 async def test_a_call_cut_short_is_text_or_what_there_was_of_it(hermes: Tokenizer) -> None:
     body = CHAT | {"max_tokens": 20}
     async with answering(hermes, HERMES) as (api, _, _):

@@ -103,6 +103,32 @@ async def test_a_stream_that_fails_ends_with_one_error_event(
     assert app.state.service.permits.used == 0
 
 
+@pytest.mark.parametrize("as_tgi", [False, True])
+@pytest.mark.parametrize(("path", "body"), [*STREAMS, ("/invocations", CHAT | {"stream": True})])
+async def test_a_stream_that_the_end_of_the_server_cuts_off_ends_as_after_any_failure(
+    path: str, body: dict[str, Any], as_tgi: bool, make_app: Callable[..., Starlette], engine: FakeEngine
+) -> None:
+    engine.gate, engine.gate_step = asyncio.Event(), 2
+    app = make_app(tgi_compat="strict" if as_tgi else "default")
+    connection = Connection(app, path, body)
+    serving = asyncio.create_task(connection.run())
+    await engine.waiting.wait()
+    serving.cancel()
+    await serving
+    received, text = events(connection.body), "the server is shutting down"
+    if path.startswith("/v1/") or path == "/invocations":
+        assert received.pop() == "[DONE]"
+        if as_tgi:
+            assert received[-1] == {"error": {"message": text, "http_status_code": 422}}
+        else:
+            assert received[-1]["error"]["http_status_code"] == 503
+            assert said(received[-1]) == (text, "unhealthy")
+    else:
+        assert said(received[-1]) == (text, "unhealthy")
+    assert len(engine.cancelled) == 1
+    assert app.state.service.permits.used == 0
+
+
 async def test_an_answer_without_an_end_is_incomplete(api: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.script = ((290,),)
     answer = await api.post("/generate", json={"inputs": "The sea"})

@@ -10,6 +10,7 @@ from fake_engine import FakeEngine
 from serving import client_of
 from starlette.applications import Starlette
 
+from engine.server.completion_choices import prompt_pieces
 from engine.text.tokenizer import Tokenizer
 
 USER = {"role": "user", "content": "Hi"}
@@ -49,6 +50,35 @@ async def test_messages_become_the_templates_prompt(
     messages: list[dict[str, Any]], prompt: str, api: httpx.AsyncClient, engine: FakeEngine, tokenizer: Tokenizer
 ) -> None:
     assert await prompt_of(messages, api, engine, tokenizer) == prompt
+
+
+@pytest.mark.parametrize("ids", [False, True])
+async def test_offsets_of_an_echoed_prompt_count_its_characters(
+    ids: bool, api: httpx.AsyncClient, tokenizer: Tokenizer
+) -> None:
+    """A character of several tokens counts once, and no offset lies behind the text."""
+    prompt = "The \u6d77 sea\u00e9 is"
+    given = tokenizer.encode(prompt) if ids else prompt
+    body = {"prompt": given, "echo": True, "logprobs": 0, "max_tokens": 2}
+    choice = (await api.post("/v1/completions", json=body)).json()["choices"][0]
+    tokens, offsets = choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"]
+    found = {token: choice["text"][offset : offset + len(token)] for token, offset in zip(tokens, offsets, strict=True)}
+    assert {token: text for token, text in found.items() if "\ufffd" not in token} == {
+        token: token for token in tokens if "\ufffd" not in token
+    }
+    assert "\ufffd" in "".join(tokens), "the prompt has a character of several tokens"
+    assert offsets == sorted(offsets)
+    assert choice["text"][offsets[-1] :] == tokens[-1]
+
+
+def test_a_token_that_the_tokenizer_added_is_not_in_the_text_of_a_prompt(tokenizer: Tokenizer) -> None:
+    added, *_ = tokenizer.encode("<|im_start|>")
+    assert added in tokenizer.special_ids
+    text = "Hi <|im_start|>Hi"
+    pieces = prompt_pieces(tokenizer, [added, *tokenizer.encode(text)], text)
+    assert pieces[0] == ""
+    assert "<|im_start|>" in pieces
+    assert "".join(pieces) == text
 
 
 CHAT_REFUSED: list[tuple[dict[str, Any], str, str]] = [

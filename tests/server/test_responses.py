@@ -1,15 +1,17 @@
 """`/v1/responses` on the wire: the objects and the order of events of OpenAI's documentation, and what is refused."""
 
+import asyncio
 import json
 import re
 from typing import Any
 
 import msgspec
 import pytest
+from asgi_connection import Connection
 from fake_engine import FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from speaking import ARGUMENTS, CALL, OTHER_CALL, SEA_SCHEMA, engine_saying, named_events, only, server_over
+from speaking import ARGUMENTS, CALL, OTHER_CALL, SEA_SCHEMA, app_over, engine_saying, named_events, only, server_over
 
 from engine.errors import GenerationFailed, Overloaded
 from engine.server.responses_input import to_conversation
@@ -236,6 +238,23 @@ async def test_a_stream_that_fails_says_so(
     assert failed["response"]["error"] == only(told, "code", "message")
     assert (failed["response"]["status"], failed["response"]["output"]) == ("failed", [])
     assert [data["sequence_number"] for _, data in events] == list(range(len(events)))
+
+
+async def test_a_stream_that_the_end_of_the_server_cuts_off_says_so(tokenizer: Tokenizer, engine: FakeEngine) -> None:
+    engine.gate, engine.gate_step = asyncio.Event(), 2
+    app = app_over(engine, tokenizer)
+    connection = Connection(app, PATH, {"input": "Hi", "stream": True})
+    serving = asyncio.create_task(connection.run())
+    await engine.waiting.wait()
+    serving.cancel()
+    await serving
+    events = named_events(connection.body.decode())
+    assert [name for name, _ in events[-3:]] == ["response.output_text.delta", "error", "response.failed"]
+    assert events[-2][1]["message"] == "the server is shutting down"
+    assert events[-1][1]["response"]["status"] == "failed"
+    assert [data["sequence_number"] for _, data in events] == list(range(len(events)))
+    assert len(engine.cancelled) == 1
+    app.state.service.close()
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

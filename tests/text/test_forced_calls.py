@@ -158,6 +158,17 @@ def test_thoughts_may_come_before_a_text_of_a_grammar(
 
 def test_json_within_a_grammar_is_read_as_alone() -> None:
     assert OPTIONS_WITHIN == JSON_OPTIONS
+    share = {"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}
+    parameters = {"properties": {"a": {"properties": {"b": share}, "required": ["b"]}}, "required": ["a"]}
+    given = json.dumps(parameters)
+    calls = calls_grammar("hermes", "", [Tool(name="f", parameters=parameters)], False, PLAIN)
+    forced = answer_grammar(calls, None, None, False, PLAIN)
+    either = answer_grammar(calls, Grammar("json", given), None, False, PLAIN)
+    for arguments, fits in (('{"a": {"b": 0.5}}', True), ('{"a": {"b": 0}}', False), ('{"a": 7}', False)):
+        call = f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
+        assert accepts(forced, call) == fits
+        assert accepts(either, arguments) == fits
+    assert json.dumps(parameters) == given  # what a client sent is not changed
 
 
 def test_nothing_forced_is_no_grammar() -> None:

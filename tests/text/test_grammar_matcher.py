@@ -102,6 +102,31 @@ def test_an_exclusive_bound_is_excluded(keys: dict[str, float], yes: list[str], 
     assert [text for text in no if takes(schema(type="number", **keys), text)] == []
 
 
+@pytest.mark.parametrize(
+    ("keys", "yes", "no"),
+    [
+        ({"minimum": 2**53 + 1, "maximum": 2**53 + 3}, [2**53 + 2], [2**53, 2**53 + 4]),
+        ({"minimum": -(2**53) - 3, "maximum": -(2**53) - 1}, [-(2**53) - 2], [-(2**53), -(2**53) - 4]),
+        ({"exclusiveMinimum": 2**53 + 1, "exclusiveMaximum": 2**53 + 5}, [2**53 + 3], [2**53 + 1, 2**53 + 5]),
+        ({"minimum": -(2**63), "maximum": 2**63 - 1}, [1024 - 2**63, 0, 2**63 - 1024], [-(2**63) - 1, 2**63]),
+        ({"minimum": 0, "maximum": 2**64 - 1}, [0, 2**63 - 1024], [-1, 2**64]),
+        ({"minimum": 5, "exclusiveMinimum": -(2**70), "exclusiveMaximum": 2**70}, [5, 2**60], [4]),
+    ],
+)
+def test_a_bound_beyond_the_whole_numbers_of_a_float_holds(keys: dict[str, int], yes: list[int], no: list[int]) -> None:
+    grammar = schema(type="integer", **keys)
+    assert [number for number in yes if not takes(grammar, str(number))] == []
+    assert [number for number in no if takes(grammar, str(number))] == []
+
+
+@pytest.mark.parametrize(
+    "keys", [{"minimum": 2**63}, {"exclusiveMaximum": -(2**64)}, {"minimum": 2**64, "maximum": 2**65}]
+)
+def test_bounds_that_no_number_of_64_bits_is_within_are_refused(keys: dict[str, int]) -> None:
+    with pytest.raises(InvalidRequest, match="Unsatisfiable"):
+        compiler().compile(schema(type="integer", **keys))
+
+
 def test_what_has_properties_is_an_object() -> None:
     inner = {"properties": {"properties": {"type": "integer"}}, "required": ["properties"]}
     grammar = schema(properties={"type": inner, "list": {"items": inner}}, required=["type", "list"])
@@ -198,6 +223,8 @@ INVALID = [
     (schema(type="integer", minimum=3, maximum=1), "Unsatisfiable"),
     (schema(**{"$ref": "http://127.0.0.1:9/schema"}), "Default retriever does not fetch resources"),
     (schema(**{"$ref": "#"}), "no text matches it"),
+    (schema(const=2**64 - 1), "18446744073709551615 is not a number that JSON readers agree on"),
+    (schema(properties={"a": {"enum": [1, 2**53 + 1]}}), "9007199254740993 is not a number"),
 ]
 
 

@@ -42,8 +42,9 @@ def test_every_family_reads_back_what_was_stored(tmp_path: Path, architecture: s
         assert np.array_equal(value, expected[name]), name
 
 
-def test_every_supported_architecture_has_a_tiny_model() -> None:
-    assert CONFIGS.keys() == FAMILIES.keys()
+def test_every_supported_decoder_has_a_tiny_model() -> None:
+    encoders = {name for name, module in FAMILIES.items() if module == "bert"}  # see tests/models/test_bert.py
+    assert CONFIGS.keys() == FAMILIES.keys() - encoders
 
 
 def test_a_missing_tensor(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ METHODS = {
     "bitsandbytes-fp4": Method("fp4", group=64),
     "fp8": Method("fp8"),
 }
+STORED = "compressed-tensors"  # TGI's name for weights that are quantized in the file
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Weights:
     )  # as the embedding, but of float32, from position 0 on, with the token type added
     embedding_kind: str
     dtype: str  # of what is not quantized
+    format: str  # of the linear layers, in words
 
     @property
     def nbytes(self) -> int:
@@ -82,10 +84,24 @@ def find_dtype(name: str | None) -> str | None:
 
 
 def find_method(name: str | None) -> Method | None:
-    """Raises ConfigError."""
-    if name is not None and name not in METHODS:
-        raise ConfigError(f"this runtime cannot quantize to '{name}'; choose one of: {', '.join(METHODS)}")
-    return METHODS[name] if name else None
+    """What is done to weights; None = nothing, also where they are quantized already. Raises ConfigError."""
+    if name in (None, STORED):
+        return None
+    if name not in METHODS:
+        raise ConfigError(f"this runtime cannot quantize to '{name}'; choose one of: {', '.join((*METHODS, STORED))}")
+    return METHODS[name]
+
+
+def check_stored(checkpoint: Checkpoint, quantize: str | None) -> None:
+    """Refuse to quantize what is quantized already, and to take for quantized what is not. Raises ConfigError."""
+    stored = checkpoint.quantized_to
+    if stored is not None and quantize not in (None, STORED):
+        raise ConfigError(f"quantize '{quantize}': the model's weights are {stored} already; leave it out")
+    if stored is None and quantize == STORED:
+        raise ConfigError(
+            f"quantize '{STORED}': the model's weights are not quantized; `tgi quantize` does that, "
+            f"or choose one of: {', '.join(METHODS)}"
+        )
 
 
 def find_kv_kind(name: str | None, dtype: str | None) -> str:
@@ -113,6 +129,7 @@ def load_weights(
     WeightsError.
     """
     kind, method = find_dtype(dtype), find_method(quantize)
+    check_stored(checkpoint, quantize)
 
     def stored(name: str) -> NDArray[Any]:
         return _stored(checkpoint[name])
@@ -125,6 +142,7 @@ def load_weights(
         positions=positions,
         embedding_kind=embedding_kind,
         dtype=dtype or NAMES[embedding_kind],
+        format=checkpoint.quantized_to or quantize or dtype or NAMES[embedding_kind],
     )
 
 

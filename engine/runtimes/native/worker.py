@@ -91,7 +91,7 @@ class NativeWorker:
         )
         logger.info(
             "%s weights, %s KV cache, %d threads of %s",
-            chosen.quantize or weights.dtype,
+            weights.format,
             kv_kind,
             pool.threads,
             program.isa,
@@ -100,6 +100,7 @@ class NativeWorker:
             architecture=spec.architecture,
             runtime="native",
             dtype=weights.dtype,
+            weight_format=weights.format,
             vocab_size=spec.vocab_size,
             eos_token_ids=eos_token_ids(chosen.path, config),
             max_context=spec.max_context,

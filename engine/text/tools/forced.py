@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 
+from engine.text.schemas import enforceable
 from engine.text.tools.events import Tool
 from engine.types import Grammar
 
@@ -85,7 +86,7 @@ def _objects(tools: Sequence[Tool], arguments: str) -> list[str]:
 
 
 def _arguments(i: int, tool: Tool) -> str:
-    schema = {"type": "object", **tool.parameters}
+    schema = enforceable(json.dumps({"type": "object", **tool.parameters}))
     if schema.get("properties"):
         schema.setdefault("additionalProperties", False)
     # A strict tool is one whose schema is enforced whole or not accepted.
@@ -96,7 +97,7 @@ def _arguments(i: int, tool: Tool) -> str:
 def _text(grammar: Grammar) -> str:
     match grammar.kind:
         case "json":
-            schema = json.loads(grammar.text)
+            schema = enforceable(grammar.text)
             return f"text: %json {json.dumps({**schema, 'x-guidance': JSON_OPTIONS})}"
         case "regex":
             escaped = grammar.text.replace("\\/", "/").replace("/", "\\/").replace("\n", "\\n")

@@ -100,8 +100,8 @@ async def check_asyncio(url):
 
 def check_responses(url):
     route = {"model": "openai/tgi", "api_base": f"{url}/v1", "api_key": "-"}
-    answer = litellm.responses(input="What is a river?", max_output_tokens=5, temperature=0, **route)
-    assert answer.usage.output_tokens == 5
+    answer = litellm.responses(input="What is a river?", max_output_tokens=16, temperature=0, **route)
+    assert answer.usage.output_tokens == 16  # the least that litellm asks for
 
 
 def check_instructor(url):

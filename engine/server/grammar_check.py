@@ -14,11 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from engine.errors import InvalidRequest
+from engine.errors import GenerationFailed, InvalidRequest
 from engine.text.grammar import Compiler
 from engine.types import Grammar
 
 MEMORY = 1 << 30  # bytes, beyond those that the process starts with
+EXPLORED = 64  # tokens
 NICE = 10  # the model's threads come first
 
 
@@ -43,9 +44,11 @@ def main() -> None:
 
 def _try_out(compiler: Compiler, grammar: Grammar) -> str | None:
     try:
-        compiler.compile(grammar)
+        compiler.compile(grammar).explore(EXPLORED)
     except InvalidRequest as error:
         return str(error)
+    except GenerationFailed as error:
+        return f"grammar is not valid: {error}"
     return None
 
 

@@ -1,10 +1,15 @@
-"""Every response carries `x-request-id`: the caller's own where it is harmless, a new one otherwise."""
+"""Every response carries `x-request-id`: the caller's own where it is harmless, a new one otherwise.
+
+Anthropic's clients read it from `request-id`, so their routes have that too.
+"""
 
 import re
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from engine.server.errors import dialect
 
 _HARMLESS = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -24,7 +29,10 @@ class RequestId:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if dialect(scope["path"]) == "anthropic":
+                    headers["request-id"] = request_id
             await send(message)
 
         await self.app(scope, receive, send_with_id)

@@ -145,6 +145,19 @@ class Matcher:
         self._check()
         return masks
 
+    def explore(self, count: int) -> None:
+        """Follow a text of up to `count` tokens, the first and the last that is allowed in turn.
+
+        A few grammars become too costly only then: raises GenerationFailed as `masks` does.
+        """
+        for step in range(count):
+            allowed = np.unpackbits(self.masks()[0].view(np.uint8), bitorder="little")
+            allowed[[*self._end_ids]] = 0
+            tokens = np.flatnonzero(allowed)
+            if tokens.size == 0:
+                return
+            self.advance([int(tokens[-(step % 2)])])
+
     def advance(self, tokens: Sequence[int]) -> None:
         """Follow tokens that the answer now has. One that does not match makes the next `masks` fail."""
         self._matcher.consume_tokens([token for token in tokens if token not in self._end_ids])

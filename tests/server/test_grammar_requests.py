@@ -143,6 +143,7 @@ HOSTILE = {
     "nested quantifiers": Grammar("regex", "(a+)+b"),
     "a huge count": Grammar("regex", "a{1,1000000000}"),
     "counts of counts": Grammar("regex", "(((a{1,1000}){1,1000}){1,1000}){1,1000}"),
+    "counts that cost later": Grammar("regex", "((a{1,100}){1,100}){1,100}"),
     "many alternatives": Grammar("regex", "|".join(f"w{i}" for i in range(9000))),
     "many overlapping alternatives": Grammar("regex", "|".join(f".*w{i}.*" for i in range(3000))),
     "exponential states": Grammar("regex", "(.*a.{30}){3}"),
@@ -177,7 +178,7 @@ HOSTILE = {
 REFUSED = {
     "no text", "a reference to itself", "references in a circle", "a reference elsewhere", "a file", "all of any",
     "false", "common multiples", "patterns that overlap", "rules in a circle",
-    "deep Lark", "intersections", "deep parentheses",
+    "deep Lark", "intersections", "deep parentheses", "counts of counts", "counts that cost later", "exponential rules",
 }  # fmt: skip
 
 

@@ -155,6 +155,7 @@ def test_anthropic_creates(make_app: Callable[..., Starlette]) -> None:
     assert [(block.type, block.text) for block in answer.content if block.type == "text"] == [("text", " is deep")]
     assert (answer.stop_reason, answer.stop_sequence, answer.model) == ("stop_sequence", ".", "claude")
     assert answer.usage.output_tokens == 3
+    assert answer._request_id
 
 
 def test_anthropic_streams(tokenizer: Tokenizer) -> None:

@@ -35,6 +35,7 @@ class Parameters(dict[str, np.ndarray]):
     """Parameters that are in no file, for `load_weights`."""
 
     tied_head_bits = None
+    quantized_to = None
 
     def quantized(self, name: str) -> None:
         return None

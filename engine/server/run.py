@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import logging
 import socket
 import sys
@@ -106,6 +107,8 @@ async def _serve(
         url = _url(listener)
         server = make_server(app, options, lambda: on_ready(url, info))
         client.on_lost = server.give_up
+        gc.collect()
+        gc.freeze()  # what start-up made stays: looking through it again and again would hold streams up
         await server.serve([listener])
         if server.lost:
             raise EngineDead(f"{server.lost}; the server ends")

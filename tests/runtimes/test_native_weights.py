@@ -149,7 +149,7 @@ def test_loading_takes_the_packed_weights_and_at_most_the_largest_tensor(tmp_pat
     )
     peak, left, linears = map(int, ran.stdout.split())
     largest = 8192 * 512 * 2
-    slack = 6 << 20  # huge pages are taken whole, and each thread has a panel
+    slack = 10 << 20  # huge pages are taken whole, and each thread has a panel
     assert (large / "model.safetensors").stat().st_size > linears + largest + 2 * slack, "or nothing would be shown"
     assert peak < linears + largest + slack
     assert left < linears + slack

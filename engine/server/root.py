@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engine.server import embeddings, tgi
-from engine.server.body import read_body
+from engine.server.body import LARGE_BODY, read_body
 from engine.server.endpoint import Endpoint
 from engine.server.schema.embeddings import ROOT_DECODER, EmbedBody, RootBody
 from engine.server.schema.tgi import GenerateBody, GenerateParameters, GenerateResponse, StreamResponse
@@ -24,7 +24,12 @@ async def root(request: Request) -> Response:
     """`POST /` and `POST /v1`"""
     here = service(request)
     body = await read_body(request, here.options.payload_limit)
-    if asks_for_vectors(here, body, request.headers.get("user-agent", "")):
+    user_agent = request.headers.get("user-agent", "")
+    if len(body) < LARGE_BODY:
+        wants_vectors = asks_for_vectors(here, body, user_agent)
+    else:
+        wants_vectors = await here.in_executor(asks_for_vectors, here, body, user_agent)
+    if wants_vectors:
         return await embeddings.embed(request)
     return await tgi.compat_generate(request)
 
